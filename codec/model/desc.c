@@ -1,0 +1,261 @@
+/* desc.c - proves that a model is sound before anything runs it.
+ *
+ * After nsvq_model_check the engine and the kernels assert nothing about shapes any more. Invariants:
+ *   (1) a register is written once, before it is read, and is read (or is the output);
+ *   (2) for every layer and channel sum |wt| * max|in| + |bias| <= INT32_MAX, so any order of
+ *       summation gives the same bits;
+ *   (3) sums of the codebook search stay inside int32 (kernels.h, search): dim <= 32.
+ * May include: desc.h. */
+#include "desc.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_U8    255
+#define MAX_S16   32768 /* a saturated residual sum may be -32768 */
+#define MAX_PIXEL 128
+#define MAX_DIM   32
+#define MAX_SHIFT 24
+#define MAX_SEED_SHIFT 6
+#define STRIDE    16    /* pixels per latent */
+
+typedef struct reg {
+    bool     written, read;
+    uint8_t  type, stride; /* stride: pixels per position, each way */
+    uint32_t channels;
+    int32_t  max;          /* of |value| */
+} reg;
+
+static bool has_arrays(const nsvq_layer *l)
+{
+    return l->wt && l->bias && l->shift && l->mul;
+}
+
+/* Largest |acc + bias| of output channel o whose n weights stand `step` apart. */
+static int64_t worst_sum(const nsvq_layer *l, int o, const int8_t *wt, int n, int step, int32_t max)
+{
+    int64_t sum = 0;
+    for (int i = 0; i < n; i++) sum += abs(wt[(size_t)i * step]);
+    return sum * max + llabs((long long)l->bias[o]);
+}
+
+static const char *check_arithmetic(const nsvq_layer *l, int32_t max)
+{
+    if (!has_arrays(l)) return "layer without weights";
+    for (int o = 0; o < l->cout; o++) {
+        bool    depthwise = l->kind == NSVQ_LAYER_DEPTHWISE;
+        int64_t worst = depthwise ? worst_sum(l, o, l->wt + o, l->k * l->k, l->cin, max)
+                                  : worst_sum(l, o, l->wt + (size_t)o * l->cin, l->cin, 1, max);
+        if (worst > INT32_MAX) return "layer whose sums may overflow";
+        if (l->shift[o] > MAX_SHIFT) return "layer with a shift above 24";
+        if (l->mul[o] < 0) return "layer with a negative multiplier";
+    }
+    return NULL;
+}
+
+static const char *check_pointwise(const nsvq_layer *l, const reg *src, const reg *res, reg *dst)
+{
+    if (l->k != 1 || l->rep < 1 || l->cin < 1 || l->cout < 1) return "pointwise layer: bad shape";
+    if (src->channels != (uint32_t)l->cin * l->rep) return "pointwise layer: input channels differ";
+    if (l->out_type != NSVQ_U8 && l->out_type != NSVQ_S16) return "pointwise layer: bad output type";
+    dst->channels = (uint32_t)l->cout * l->rep;
+    if (res && (res->channels != dst->channels || res->stride != src->stride))
+        return "pointwise layer: residual of another shape";
+    dst->stride = src->stride;
+    dst->max = l->out_type == NSVQ_U8 ? MAX_U8 : MAX_S16;
+    return check_arithmetic(l, src->max);
+}
+
+static const char *check_depthwise(const nsvq_layer *l, const reg *src, const reg *res, reg *dst)
+{
+    if ((l->k != 3 && l->k != 5) || l->rep != 1 || res) return "depthwise layer: bad shape";
+    if (l->cin != src->channels || l->cin != l->cout || l->cin % 16)
+        return "depthwise layer: bad channels";
+    if (l->in_type != NSVQ_S16 || l->out_type != NSVQ_U8) return "depthwise layer: not s16 to u8";
+    dst->channels = l->cout;
+    dst->stride = src->stride;
+    dst->max = MAX_U8;
+    return check_arithmetic(l, src->max);
+}
+
+static const char *check_space_to_depth(const nsvq_layer *l, const reg *src, const reg *res, reg *dst)
+{
+    if ((l->k != 2 && l->k != 4) || l->rep != 1 || res) return "space to depth: bad shape";
+    if (l->wt || l->bias || l->shift || l->mul) return "space to depth: has weights";
+    if (l->cin != src->channels || l->cout != (uint32_t)l->cin * l->k * l->k)
+        return "space to depth: bad channels";
+    if (l->out_type != l->in_type) return "space to depth: changes the type";
+    if (src->stride * l->k > STRIDE) return "space to depth: beyond the stride of the latents";
+    dst->channels = l->cout;
+    dst->stride = (uint8_t)(src->stride * l->k);
+    dst->max = src->max;
+    return NULL;
+}
+
+static const char *check_layer(const nsvq_layer *l, reg *regs)
+{
+    if (l->src >= NSVQ_MAX_REGISTERS || l->dst >= NSVQ_MAX_REGISTERS ||
+        (l->res >= NSVQ_MAX_REGISTERS && l->res != NSVQ_NO_REGISTER))
+        return "layer with a register out of range";
+
+    reg *src = &regs[l->src], *dst = &regs[l->dst];
+    reg *res = l->res == NSVQ_NO_REGISTER ? NULL : &regs[l->res];
+    if (!src->written || (res && !res->written)) return "layer reads an unwritten register";
+    if (dst->written) return "layer writes a register again";
+    if (l->in_type != src->type) return "layer whose input type differs from its register";
+
+    const char *why = "unknown layer kind";
+    if (l->kind == NSVQ_LAYER_POINTWISE) why = check_pointwise(l, src, res, dst);
+    else if (l->kind == NSVQ_LAYER_DEPTHWISE) why = check_depthwise(l, src, res, dst);
+    else if (l->kind == NSVQ_LAYER_SPACE_TO_DEPTH) why = check_space_to_depth(l, src, res, dst);
+    if (why) return why;
+    if (dst->channels > NSVQ_MAX_CHANNELS) return "layer with too many channels";
+
+    src->read = true;
+    if (res) res->read = true;
+    dst->written = true;
+    dst->type = l->out_type;
+    return NULL;
+}
+
+/* in: what register 0 holds; out: what `output` has to hold (its max does not matter). */
+static const char *check_net(const nsvq_net *net, reg in, reg out)
+{
+    reg regs[NSVQ_MAX_REGISTERS] = {{0}};
+
+    if (net->n_layers < 1 || net->n_layers > NSVQ_MAX_LAYERS) return "network: number of layers";
+    if (net->output >= NSVQ_MAX_REGISTERS) return "network: output register out of range";
+    regs[0] = in;
+    regs[0].written = true;
+    for (int i = 0; i < net->n_layers; i++) {
+        const char *why = check_layer(&net->layer[i], regs);
+        if (why) return why;
+    }
+
+    reg *o = &regs[net->output];
+    if (net->output == 0 || !o->written || o->type != out.type || o->channels != out.channels ||
+        o->stride != out.stride)
+        return "network: output of the wrong shape";
+    o->read = true;
+    for (int i = 0; i < NSVQ_MAX_REGISTERS; i++)
+        if (regs[i].written && !regs[i].read) return "network: a result that nothing reads";
+    return NULL;
+}
+
+static bool prior_shape(const nsvq_layer *l, int in_type, int cin, int out_type, int cout)
+{
+    return l->kind == NSVQ_LAYER_POINTWISE && l->k == 1 && l->rep == 1 && l->in_type == in_type &&
+           l->out_type == out_type && l->cin == cin && l->cout == cout;
+}
+
+static const char *check_prior(const nsvq_model_desc *m)
+{
+    const nsvq_prior *p = &m->prior;
+    int               n_latent = m->n_slices * m->dim, n_ctx = 4 * n_latent + NSVQ_N_EXTRA;
+    int               n_cells = (int)(m->n_codes / NSVQ_CELL), h = p->hidden;
+    const char       *why;
+
+    if (h < 1 || h > NSVQ_MAX_CHANNELS) return "prior: hidden channels";
+    for (int i = 0; i < NSVQ_N_PASSES; i++) {
+        if (!prior_shape(&p->mean[i], NSVQ_S16, n_ctx, NSVQ_S16, n_latent) ||
+            !prior_shape(&p->ctx[i], NSVQ_S16, n_ctx, NSVQ_S16, h))
+            return "prior: pass layer of the wrong shape";
+        if ((why = check_arithmetic(&p->mean[i], NSVQ_LATENT_MAX))) return why;
+        if ((why = check_arithmetic(&p->ctx[i], NSVQ_LATENT_MAX))) return why;
+    }
+    for (int s = 0; s < m->n_slices; s++) {
+        if ((s > 0 && !prior_shape(&p->prev[s], NSVQ_S16, s * m->dim, NSVQ_U8, h)) ||
+            !prior_shape(&p->logit[s], NSVQ_U8, h, NSVQ_S16, n_cells) ||
+            !prior_shape(&p->shiftm[s], NSVQ_U8, h, NSVQ_S16, m->dim))
+            return "prior: slice layer of the wrong shape";
+        if (s > 0 && (why = check_arithmetic(&p->prev[s], NSVQ_CODE_MAX))) return why;
+        if ((why = check_arithmetic(&p->logit[s], MAX_U8))) return why;
+        if ((why = check_arithmetic(&p->shiftm[s], MAX_U8))) return why;
+    }
+
+    if (!p->member) return "prior: no member frequencies";
+    for (size_t cell = 0; cell < (size_t)m->n_slices * (size_t)n_cells; cell++) {
+        uint32_t sum = 0;
+        for (int i = 0; i < NSVQ_CELL; i++) {
+            uint32_t f = p->member[cell * NSVQ_CELL + (size_t)i];
+            if (f < 1) return "prior: a member without frequency";
+            sum += f;
+        }
+        if (sum != 1u << 15) return "prior: member frequencies do not sum to 32768";
+    }
+    return NULL;
+}
+
+static bool name_is_fine(const nsvq_model_desc *m)
+{
+    size_t n = 0;
+    while (n < sizeof m->name && m->name[n] >= 0x20 && m->name[n] < 0x7f) n++;
+    for (size_t i = n; i < sizeof m->name; i++)
+        if (m->name[i]) return false;
+    return n > 0 && n < sizeof m->name;
+}
+
+static const char *check_codes(const nsvq_model_desc *m)
+{
+    if (m->n_slices < 1 || m->n_slices > NSVQ_MAX_SLICES) return "number of slices";
+    if (m->dim < 4 || m->dim % 4 || m->dim > MAX_DIM) return "channels per slice";
+    if (m->n_codes < NSVQ_CELL || m->n_codes % NSVQ_CELL || m->n_codes > 4096)
+        return "number of codes";
+    if (!m->codes) return "no codes";
+    for (size_t i = 0; i < (size_t)m->n_slices * m->n_codes * m->dim; i++)
+        if (m->codes[i] > NSVQ_CODE_MAX || m->codes[i] < -NSVQ_CODE_MAX) return "code out of range";
+    for (int i = 0; i < 3; i++)
+        if (m->seed_channel[i] >= m->n_slices * m->dim) return "seed channel out of range";
+    if (m->seed_shift > MAX_SEED_SHIFT) return "seed shift above 6";
+    return NULL;
+}
+
+const char *nsvq_model_check(const nsvq_model_desc *m)
+{
+    const char *why;
+
+    if (!name_is_fine(m)) return "name is not 1 to 31 printable ASCII characters, zero-padded";
+    if ((why = check_codes(m))) return why;
+
+    uint32_t  n_latent = (uint32_t)m->n_slices * m->dim;
+    const reg latent = {.type = NSVQ_S16, .stride = STRIDE, .channels = n_latent, .max = NSVQ_LATENT_MAX};
+    const reg pixels = {.type = NSVQ_S16, .stride = STRIDE, .channels = 768};
+    const reg quarter = {.type = NSVQ_S16, .stride = 4, .channels = 48, .max = MAX_PIXEL};
+
+    if ((why = check_net(&m->synthesis, latent, pixels))) return why;
+    if (m->has_analysis > 1) return "analysis flag is not 0 or 1";
+    if (m->has_analysis && (why = check_net(&m->analysis, quarter, latent))) return why;
+    return check_prior(m);
+}
+
+static void free_layer(nsvq_layer *l)
+{
+    free(l->wt);
+    free(l->bias);
+    free(l->shift);
+    free(l->mul);
+}
+
+void nsvq_model_free(nsvq_model_desc *m)
+{
+    if (!m) return;
+    for (int i = 0; i < NSVQ_MAX_LAYERS; i++) {
+        free_layer(&m->analysis.layer[i]);
+        free_layer(&m->synthesis.layer[i]);
+    }
+    for (int i = 0; i < NSVQ_N_PASSES; i++) {
+        free_layer(&m->prior.mean[i]);
+        free_layer(&m->prior.ctx[i]);
+    }
+    for (int i = 0; i < NSVQ_MAX_SLICES; i++) {
+        free_layer(&m->prior.prev[i]);
+        free_layer(&m->prior.logit[i]);
+        free_layer(&m->prior.shiftm[i]);
+    }
+    free(m->prior.member);
+    free(m->codes);
+    free(m->card);
+    free(m->master);
+    memset(m, 0, sizeof *m);
+}

@@ -1,0 +1,231 @@
+/* testmodel.c - see testmodel.h. Scales follow from assumed deviations of inputs and weights. */
+#include "testmodel.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WEIGHT_SD 30.0
+
+uint32_t test_rand(test_rng *r) /* splitmix64, upper half */
+{
+    uint64_t z = r->s += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return (uint32_t)((z ^ (z >> 31)) >> 32);
+}
+
+int test_range(test_rng *r, int lo, int hi)
+{
+    return lo + (int)(test_rand(r) % (uint32_t)(hi - lo + 1));
+}
+
+double test_bell(test_rng *r) /* Irwin-Hall with 6 terms */
+{
+    double sum = 0;
+    for (int i = 0; i < 6; i++) sum += test_rand(r) / 4294967296.0;
+    return (sum - 3.0) * 1.4142135623730951;
+}
+
+static int clip(double v, int max)
+{
+    return v > max ? max : v < -max ? -max : (int)floor(v + 0.5);
+}
+
+typedef struct maker {
+    test_rng rng;
+    bool     ok;
+} maker;
+
+static void *get(maker *k, size_t n, size_t size)
+{
+    void *p = calloc(n, size);
+    if (!p) k->ok = false;
+    return p;
+}
+
+/* Weights and requantisation: inputs of deviation sd_in become outputs of about sd_out. */
+static void fill(maker *k, nsvq_layer *l, double sd_in, double sd_out)
+{
+    size_t n_in = l->kind == NSVQ_LAYER_DEPTHWISE ? (size_t)l->k * l->k : l->cin;
+    double acc = sd_in * WEIGHT_SD * sqrt((double)n_in);
+    int    shift = 0;
+
+    l->wt = get(k, n_in * l->cout, 1);
+    l->bias = get(k, l->cout, sizeof *l->bias);
+    l->shift = get(k, l->cout, 1);
+    l->mul = get(k, l->cout, sizeof *l->mul);
+    if (!k->ok) return;
+    while (shift < 24 && acc / (1 << shift) > 3 * sd_out) shift++;
+    for (size_t i = 0; i < n_in * l->cout; i++) l->wt[i] = (int8_t)clip(test_bell(&k->rng) * WEIGHT_SD, 127);
+    for (int o = 0; o < l->cout; o++) {
+        l->shift[o] = (uint8_t)shift;
+        l->bias[o] = (shift ? 1 << (shift - 1) : 0) + clip(test_bell(&k->rng) * acc * 0.2, 1 << 28);
+        l->mul[o] = (int16_t)clip(32768.0 * sd_out / (acc / (1 << shift)), 32767);
+    }
+}
+
+static nsvq_layer *add(nsvq_net *net, int kind, int src, int dst, int cin, int cout)
+{
+    nsvq_layer *l = &net->layer[net->n_layers++];
+    l->kind = (uint8_t)kind;
+    l->src = (uint8_t)src;
+    l->dst = (uint8_t)dst;
+    l->res = NSVQ_NO_REGISTER;
+    l->in_type = l->out_type = NSVQ_S16;
+    l->k = l->rep = 1;
+    l->cin = (uint16_t)cin;
+    l->cout = (uint16_t)cout;
+    net->output = (uint8_t)dst;
+    return l;
+}
+
+static void pointwise(maker *k, nsvq_net *net, int src, int dst, int cin, int cout, double sd_in,
+                      double sd_out)
+{
+    fill(k, add(net, NSVQ_LAYER_POINTWISE, src, dst, cin, cout), sd_in, sd_out);
+}
+
+/* dst = src + pointwise(depthwise(src)); the register dst - 1 lies between. */
+static void block(maker *k, nsvq_net *net, int src, int dst, int channels, int size)
+{
+    nsvq_layer *l = add(net, NSVQ_LAYER_DEPTHWISE, src, dst - 1, channels, channels);
+    l->out_type = NSVQ_U8;
+    l->k = (uint8_t)size;
+    fill(k, l, 1000, 50);
+    l = add(net, NSVQ_LAYER_POINTWISE, dst - 1, dst, channels, channels);
+    l->in_type = NSVQ_U8;
+    l->res = (uint8_t)src;
+    fill(k, l, 40, 400);
+}
+
+static void space_to_depth(nsvq_net *net, int src, int dst, int channels, int factor)
+{
+    add(net, NSVQ_LAYER_SPACE_TO_DEPTH, src, dst, channels, channels * factor * factor)->k =
+        (uint8_t)factor;
+}
+
+static void make_analysis(maker *k, nsvq_net *net, const int c[3], const int n[3], int n_latent)
+{
+    int r = 1;
+    pointwise(k, net, 0, r, 48, c[0], 50, 1000);
+    for (int scale = 0; scale < 3; scale++) {
+        if (scale) {
+            space_to_depth(net, r, r + 1, c[scale - 1], 2);
+            pointwise(k, net, r + 1, r + 2, c[scale - 1] * 4, c[scale], 1100, 1000);
+            r += 2;
+        }
+        for (int i = 0; i < n[scale]; i++, r += 2) block(k, net, r, r + 2, c[scale], scale < 2 ? 5 : 3);
+    }
+    space_to_depth(net, 0, r + 1, 48, 4);
+    pointwise(k, net, r + 1, r + 2, 768, n_latent, 50, 400);
+    pointwise(k, net, r, r + 3, c[2], n_latent, 1200, 300);
+    net->layer[net->n_layers - 1].res = (uint8_t)(r + 2);
+}
+
+static void sub_layer(maker *k, nsvq_net *net, int src, int res, int dst, int out_type, double sd_out)
+{
+    nsvq_layer *l = add(net, NSVQ_LAYER_POINTWISE, src, dst, 48, 48);
+    l->in_type = NSVQ_U8;
+    l->out_type = (uint8_t)out_type;
+    l->rep = 16;
+    l->res = (uint8_t)res;
+    fill(k, l, 40, sd_out);
+}
+
+static void make_synthesis(maker *k, nsvq_net *net, int c, int n_blocks, int n_latent)
+{
+    nsvq_layer *l;
+    int         r = 1;
+
+    pointwise(k, net, 0, r, n_latent, c, 500, 1000);
+    for (int i = 0; i < n_blocks; i++, r += 2) block(k, net, r, r + 2, c, 3);
+    l = add(net, NSVQ_LAYER_DEPTHWISE, r, r + 1, c, c);
+    l->out_type = NSVQ_U8;
+    l->k = 3;
+    fill(k, l, 1200, 60);
+    l = add(net, NSVQ_LAYER_POINTWISE, r + 1, r + 2, c, 768);
+    l->in_type = l->out_type = NSVQ_U8;
+    fill(k, l, 40, 60);
+    pointwise(k, net, 0, r + 3, n_latent, 768, 500, 1000);
+    sub_layer(k, net, r + 2, r + 2, r + 4, NSVQ_U8, 30);
+    sub_layer(k, net, r + 4, r + 4, r + 5, NSVQ_U8, 30);
+    sub_layer(k, net, r + 5, r + 3, r + 6, NSVQ_S16, 500);
+}
+
+static void prior_layer(maker *k, nsvq_layer *l, int in_type, int cin, int out_type, int cout,
+                        double sd_in, double sd_out)
+{
+    nsvq_net one = {0};
+    *l = *add(&one, NSVQ_LAYER_POINTWISE, 0, 0, cin, cout);
+    l->in_type = (uint8_t)in_type;
+    l->out_type = (uint8_t)out_type;
+    fill(k, l, sd_in, sd_out);
+}
+
+static void make_members(maker *k, nsvq_model_desc *m)
+{
+    size_t n_cells = (size_t)m->n_slices * m->n_codes / NSVQ_CELL;
+    m->prior.member = get(k, n_cells * NSVQ_CELL, sizeof *m->prior.member);
+    if (!k->ok) return;
+    for (size_t c = 0; c < n_cells; c++) {
+        uint16_t *f = m->prior.member + c * NSVQ_CELL;
+        uint32_t  left = 1u << 15;
+        for (int i = 0; i < NSVQ_CELL; i++) {
+            f[i] = (uint16_t)(1u << test_range(&k->rng, 0, 8));
+            left -= f[i]; // at most 64 * 256 = 2^14 go
+        }
+        f[test_range(&k->rng, 0, NSVQ_CELL - 1)] += (uint16_t)left;
+    }
+}
+
+static void make_prior(maker *k, nsvq_model_desc *m, int hidden)
+{
+    nsvq_prior *p = &m->prior;
+    int         n_latent = m->n_slices * m->dim, n_ctx = 4 * n_latent + NSVQ_N_EXTRA;
+
+    p->hidden = (uint16_t)hidden;
+    for (int i = 0; i < NSVQ_N_PASSES; i++) {
+        prior_layer(k, &p->mean[i], NSVQ_S16, n_ctx, NSVQ_S16, n_latent, 500, 250);
+        prior_layer(k, &p->ctx[i], NSVQ_S16, n_ctx, NSVQ_S16, hidden, 500, 80);
+    }
+    for (int s = 0; s < m->n_slices; s++) {
+        if (s) prior_layer(k, &p->prev[s], NSVQ_S16, s * m->dim, NSVQ_U8, hidden, 400, 60);
+        prior_layer(k, &p->logit[s], NSVQ_U8, hidden, NSVQ_S16, (int)m->n_codes / NSVQ_CELL, 50, 60);
+        prior_layer(k, &p->shiftm[s], NSVQ_U8, hidden, NSVQ_S16, m->dim, 50, 60);
+    }
+    make_members(k, m);
+}
+
+static void make_codes(maker *k, nsvq_model_desc *m)
+{
+    size_t n = (size_t)m->n_slices * m->n_codes * m->dim;
+    m->codes = get(k, n, sizeof *m->codes);
+    if (!k->ok) return;
+    for (size_t i = 0; i < n; i++) m->codes[i] = (int16_t)clip(test_bell(&k->rng) * 400, NSVQ_CODE_MAX);
+}
+
+bool testmodel_make(nsvq_model_desc *m, testmodel_shape shape, uint64_t seed)
+{
+    bool      small = shape == TESTMODEL_SMALL;
+    maker     k = {.rng = {seed}, .ok = true};
+    const int small_c[3] = {16, 32, 16}, small_n[3] = {1, 0, 1};
+    const int full_c[3] = {64, 128, 256}, full_n[3] = {2, 2, 3};
+
+    memset(m, 0, sizeof *m);
+    memcpy(m->name, small ? "test-small" : "test-shipped", small ? 11 : 13);
+    m->n_slices = small ? 2 : 4;
+    m->dim = small ? 8 : 24;
+    m->n_codes = small ? 128 : 4096;
+    for (int i = 0; i < 3; i++) m->seed_channel[i] = (uint16_t)(i * 5);
+    m->seed_shift = 5;
+    m->lambda50 = small ? 30000 : 100000;
+    m->has_analysis = 1;
+    make_codes(&k, m);
+    make_analysis(&k, &m->analysis, small ? small_c : full_c, small ? small_n : full_n,
+                  m->n_slices * m->dim);
+    make_synthesis(&k, &m->synthesis, small ? 32 : 256, small ? 2 : 6, m->n_slices * m->dim);
+    make_prior(&k, m, small ? 21 : 64);
+    if (!k.ok) nsvq_model_free(m);
+    return k.ok;
+}

@@ -1,0 +1,32 @@
+/* gdal_compat.h - every difference between GDAL versions that the driver meets, in one place.
+ * Built and tested against 3.6; the later branches follow the headers of those versions. */
+#ifndef GDAL_COMPAT_H
+#define GDAL_COMPAT_H
+
+#include "gdal_version.h"
+#include "gdal_priv.h"
+
+#if GDAL_VERSION_NUM < GDAL_COMPUTE_VERSION(3, 6, 0)
+#error "GDAL 3.6 or later is needed"
+#endif
+
+// 3.10 names the type of a dataset's band map.
+#ifndef BANDMAP_TYPE
+#define BANDMAP_TYPE int *
+#endif
+
+// 3.12 passes geotransforms by reference; both kinds are indexed alike.
+#if GDAL_VERSION_NUM >= GDAL_COMPUTE_VERSION(3, 12, 0)
+#define NSVQ_GET_GEOTRANSFORM(gt) GetGeoTransform(GDALGeoTransform &gt) const
+#else
+#define NSVQ_GET_GEOTRANSFORM(gt) GetGeoTransform(double *gt)
+#endif
+
+// 3.13 makes option lists constant.
+#if GDAL_VERSION_NUM >= GDAL_COMPUTE_VERSION(3, 13, 0)
+#define NSVQ_CSL CSLConstList
+#else
+#define NSVQ_CSL char **
+#endif
+
+#endif

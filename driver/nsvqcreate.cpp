@@ -1,0 +1,496 @@
+/* nsvqcreate.cpp - CreateCopy: options, what the source carries, and the way of the bytes to disk.
+ */
+#include "nsvqdataset.h"
+
+#include "cpl_vsi_error.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <deque>
+
+namespace
+{
+
+struct CreateOptions {
+    int nQuality = 50;
+    int nThreads = 1;
+    int nEmbed = 0; // as in nsvq_encode_options
+    bool bLossless = false;
+    NSVQModelPtr psModel{}; // NULL: the library's default
+};
+
+/* The records for nsvq_raster, with the memory that they point to. */
+class MetaRecords
+{
+  public:
+    void Add(nsvq_meta_tag eTag, int nBand, std::string osPayload)
+    {
+        m_aosPayloads.push_back(std::move(osPayload));
+        const std::string &osKept = m_aosPayloads.back(); // stays where it is: a deque
+        m_asRecords.push_back({static_cast<uint16_t>(eTag), static_cast<uint16_t>(nBand),
+                               static_cast<uint32_t>(osKept.size()), osKept.data()});
+    }
+    void AddDoubles(nsvq_meta_tag eTag, int nBand, const double *padfValues, size_t nCount)
+    {
+        std::string osPayload(nCount * sizeof(double), 0);
+        memcpy(&osPayload[0], padfValues, osPayload.size());
+        for (size_t i = 0; i < nCount; i++) CPL_LSBPTR64(&osPayload[i * sizeof(double)]);
+        Add(eTag, nBand, std::move(osPayload));
+    }
+    const std::vector<nsvq_meta> &Get() const
+    {
+        return m_asRecords;
+    }
+
+  private:
+    std::deque<std::string> m_aosPayloads{};
+    std::vector<nsvq_meta> m_asRecords{};
+};
+
+/* What the library pulls while it encodes. */
+struct Source {
+    GDALDataset *poDS;
+    std::vector<int> anBandMap; // 1, 2, 3, ...
+    GDALProgressFunc pfnProgress;
+    void *pProgressData;
+};
+
+} // namespace
+
+/* ---- options ---- */
+
+static bool IllegalOption(const char *pszName, const char *pszValue, const char *pszAllowed)
+{
+    CPLError(CE_Failure, CPLE_IllegalArg, "%s=%s: must be %s", pszName, pszValue, pszAllowed);
+    return false;
+}
+
+static bool ParseBoolean(const char *pszValue, bool &bValue)
+{
+    bValue = EQUAL(pszValue, "YES") || EQUAL(pszValue, "TRUE") || EQUAL(pszValue, "ON") ||
+             EQUAL(pszValue, "1");
+    return bValue || EQUAL(pszValue, "NO") || EQUAL(pszValue, "FALSE") || EQUAL(pszValue, "OFF") ||
+           EQUAL(pszValue, "0");
+}
+
+static bool LoadModel(const char *pszModel, NSVQModelPtr &psModel)
+{
+    nsvq_error sError{UINT64_MAX, ""};
+    nsvq_model *psOpened = nullptr;
+    nsvq_status eStatus = NSVQ_OK;
+    std::string osShipped; // names, for the message
+
+    for (int i = 0; nsvq_model_shipped_name(i); i++) {
+        if (strcmp(nsvq_model_shipped_name(i), pszModel) == 0)
+            eStatus = nsvq_model_shipped(&psOpened, pszModel, &sError);
+        osShipped += std::string(" ") + nsvq_model_shipped_name(i);
+    }
+    if (!psOpened && eStatus == NSVQ_OK) {
+        constexpr GIntBig nMaxModelBytes = 256 << 20;
+        GByte *pabyModel = nullptr;
+        vsi_l_offset nSize = 0;
+        CPLPushErrorHandler(CPLQuietErrorHandler);
+        const int bRead = VSIIngestFile(nullptr, pszModel, &pabyModel, &nSize, nMaxModelBytes);
+        CPLPopErrorHandler();
+        if (!bRead)
+            return IllegalOption("MODEL", pszModel,
+                                 ("a file that can be read or one of:" + osShipped).c_str());
+        eStatus = nsvq_model_open(&psOpened, pabyModel, static_cast<size_t>(nSize), &sError);
+        VSIFree(pabyModel);
+    }
+    psModel.reset(psOpened);
+    if (eStatus != NSVQ_OK) NSVQError(eStatus, sError, pszModel);
+    return eStatus == NSVQ_OK;
+}
+
+static bool ParseOptions(CSLConstList papszOptions, CreateOptions &oOptions)
+{
+    if (!NSVQGetNumThreads(papszOptions, oOptions.nThreads)) return false;
+
+    const char *pszQuality = CSLFetchNameValue(papszOptions, "QUALITY");
+    if (pszQuality) {
+        const bool bInteger = CPLGetValueType(pszQuality) == CPL_VALUE_INTEGER;
+        const GIntBig nQuality = bInteger ? CPLAtoGIntBig(pszQuality) : 0;
+        if (nQuality < 1 || nQuality > 100)
+            return IllegalOption("QUALITY", pszQuality, "a whole number from 1 to 100");
+        oOptions.nQuality = static_cast<int>(nQuality);
+    }
+    const char *pszLossless = CSLFetchNameValue(papszOptions, "LOSSLESS");
+    if (pszLossless && !ParseBoolean(pszLossless, oOptions.bLossless))
+        return IllegalOption("LOSSLESS", pszLossless, "YES or NO");
+
+    const char *pszEmbed = CSLFetchNameValueDef(papszOptions, "EMBED_MODEL", "AUTO");
+    bool bEmbed = false;
+    if (!EQUAL(pszEmbed, "AUTO")) {
+        if (!ParseBoolean(pszEmbed, bEmbed))
+            return IllegalOption("EMBED_MODEL", pszEmbed, "AUTO, YES or NO");
+        oOptions.nEmbed = bEmbed ? 1 : 2;
+    }
+    const char *pszModel = CSLFetchNameValue(papszOptions, "MODEL");
+    return !pszModel || LoadModel(pszModel, oOptions.psModel);
+}
+
+/* ---- which sources can be written ---- */
+
+static bool IsSameFile(const char *pszFilename, GDALDataset *poSrcDS)
+{
+    if (strcmp(pszFilename, poSrcDS->GetDescription()) == 0) return true;
+    const CPLStringList aosFiles(poSrcDS->GetFileList());
+    return aosFiles.FindString(pszFilename) >= 0;
+}
+
+static bool CheckSource(const char *pszFilename, GDALDataset *poSrcDS)
+{
+    const int nBands = poSrcDS->GetRasterCount();
+    if (nBands == 0 || nBands > 65535) {
+        CPLError(CE_Failure, CPLE_NotSupported, "NSVQ files have 1 to 65535 bands, not %d", nBands);
+        return false;
+    }
+    for (int i = 1; i <= nBands; i++) {
+        GDALRasterBand *poBand = poSrcDS->GetRasterBand(i);
+        const char *pszPixelType = poBand->GetMetadataItem("PIXELTYPE", "IMAGE_STRUCTURE");
+        const bool bSigned = pszPixelType && EQUAL(pszPixelType, "SIGNEDBYTE");
+        if (poBand->GetRasterDataType() != GDT_Byte || bSigned) {
+            CPLError(CE_Failure, CPLE_NotSupported,
+                     "band %d is of type %s: NSVQ stores Byte only (gdal_translate -ot Byte -scale "
+                     "converts)",
+                     i, bSigned ? "signed Byte" : GDALGetDataTypeName(poBand->GetRasterDataType()));
+            return false;
+        }
+    }
+    if (STARTS_WITH(pszFilename, "/vsistdout")) {
+        CPLError(CE_Failure, CPLE_NotSupported,
+                 "NSVQ files cannot be written to a stream: the index at the start comes last");
+        return false;
+    }
+    if (IsSameFile(pszFilename, poSrcDS)) {
+        CPLError(CE_Failure, CPLE_NotSupported, "%s: source and target are the same file",
+                 pszFilename);
+        return false;
+    }
+    return true;
+}
+
+/* Values whose neighbours mean something else: classes, indices, flags. */
+static bool IsLabelBand(GDALRasterBand *poBand)
+{
+    if (poBand->GetColorInterpretation() == GCI_PaletteIndex || poBand->GetColorTable() ||
+        poBand->GetCategoryNames())
+        return true;
+    const char *pszBits = poBand->GetMetadataItem("NBITS", "IMAGE_STRUCTURE");
+    return pszBits && atoi(pszBits) < 8; // a lossy value could leave the range
+}
+
+static bool IsByteValue(double dfValue)
+{
+    return dfValue >= 0 && dfValue <= 255 && dfValue == std::floor(dfValue);
+}
+
+static std::vector<nsvq_band> DescribeBands(GDALDataset *poSrcDS, bool bLossless)
+{
+    const int nBands = poSrcDS->GetRasterCount();
+    // One nodata value per band, where pixels are missing when all bands have theirs.
+    const CPLStringList aosValues(
+        CSLTokenizeString2(poSrcDS->GetMetadataItem("NODATA_VALUES"), " ", 0));
+
+    std::vector<nsvq_band> asBands(nBands);
+    for (int i = 0; i < nBands; i++) {
+        GDALRasterBand *poBand = poSrcDS->GetRasterBand(i + 1);
+        nsvq_band &sBand = asBands[i];
+        sBand.exact =
+            bLossless || poBand->GetColorInterpretation() == GCI_AlphaBand || IsLabelBand(poBand);
+        int bHasNoData = FALSE;
+        double dfNoData = poBand->GetNoDataValue(&bHasNoData);
+        if (aosValues.size() == nBands) {
+            const double dfValue = CPLAtof(aosValues[i]);
+            if (bHasNoData && dfValue != dfNoData) sBand.exact = true; // only so both are kept
+            dfNoData = dfValue;
+            bHasNoData = TRUE;
+        }
+        sBand.has_nodata = bHasNoData && IsByteValue(dfNoData);
+        sBand.nodata = sBand.has_nodata ? static_cast<uint8_t>(dfNoData) : 0;
+    }
+    return asBands;
+}
+
+/* ---- metadata ---- */
+
+/* False when osText could not be read back from a list of lines and tab-separated fields. */
+static bool IsPlainField(const char *pszText)
+{
+    return strpbrk(pszText, "\t\n") == nullptr;
+}
+
+/* WKT2:2019, else whatever the CRS can be written as; empty when it cannot. */
+static std::string GetWKT(const OGRSpatialReference *poSRS)
+{
+    CPLErrorStateBackuper oBackuper;
+    CPLErrorHandlerPusher oPusher(CPLQuietErrorHandler);
+    static const char *const apszWKT2[] = {"FORMAT=WKT2_2019", nullptr};
+    char *pszWKT = nullptr;
+    if (poSRS->exportToWkt(&pszWKT, apszWKT2) != OGRERR_NONE || !pszWKT || !pszWKT[0]) {
+        CPLFree(pszWKT);
+        pszWKT = nullptr;
+        poSRS->exportToWkt(&pszWKT);
+    }
+    const std::string osWKT = pszWKT ? pszWKT : "";
+    CPLFree(pszWKT);
+    return osWKT;
+}
+
+static bool AddCRS(MetaRecords &oMeta, nsvq_meta_tag eTag, const OGRSpatialReference *poSRS,
+                   bool bWithAxes)
+{
+    const std::string osWKT = GetWKT(poSRS);
+    if (osWKT.empty()) return false;
+    oMeta.Add(eTag, 0, osWKT);
+    if (!bWithAxes) return true;
+
+    std::string osAxes;
+    for (const int nAxis : poSRS->GetDataAxisToSRSAxisMapping()) {
+        const GInt32 nStored = CPL_LSBWORD32(nAxis);
+        osAxes.append(reinterpret_cast<const char *>(&nStored), sizeof(nStored));
+    }
+    oMeta.Add(NSVQ_META_CRS_AXES, 0, osAxes);
+    const double dfEpoch = poSRS->GetCoordinateEpoch();
+    if (dfEpoch > 0) oMeta.AddDoubles(NSVQ_META_CRS_EPOCH, 0, &dfEpoch, 1);
+    return true;
+}
+
+/* Returns GCIF_ flags of what the file cannot hold, for PAM. */
+static int AddGeoreferencing(MetaRecords &oMeta, GDALDataset *poSrcDS)
+{
+    int nLeftToPam = 0;
+    const OGRSpatialReference *poSRS = poSrcDS->GetSpatialRef();
+    if (poSRS && !AddCRS(oMeta, NSVQ_META_CRS_WKT2, poSRS, true)) nLeftToPam |= GCIF_PROJECTION;
+
+    double adfGT[6];
+    if (GDALGetGeoTransform(GDALDataset::ToHandle(poSrcDS), adfGT) == CE_None)
+        oMeta.AddDoubles(NSVQ_META_GEOTRANSFORM, 0, adfGT, 6);
+
+    const int nGCPs = poSrcDS->GetGCPCount();
+    if (nGCPs == 0) return nLeftToPam;
+    const GDAL_GCP *pasGCPs = poSrcDS->GetGCPs();
+    std::string osText;
+    for (int i = 0; i < nGCPs; i++) {
+        const GDAL_GCP &sGCP = pasGCPs[i];
+        if (!IsPlainField(sGCP.pszId) || !IsPlainField(sGCP.pszInfo)) return nLeftToPam | GCIF_GCPS;
+        osText += std::string(sGCP.pszId) + "\t" + sGCP.pszInfo;
+        for (const double dfValue :
+             {sGCP.dfGCPPixel, sGCP.dfGCPLine, sGCP.dfGCPX, sGCP.dfGCPY, sGCP.dfGCPZ})
+            osText += CPLSPrintf("\t%.17g", dfValue);
+        osText += '\n';
+    }
+    const OGRSpatialReference *poGCPSRS = poSrcDS->GetGCPSpatialRef();
+    // Axis mapping and epoch stand once: they are the GCPs' where the raster has no other CRS.
+    if (poGCPSRS && !AddCRS(oMeta, NSVQ_META_GCP_WKT2, poGCPSRS, poSRS == nullptr))
+        return nLeftToPam | GCIF_GCPS;
+    oMeta.Add(NSVQ_META_GCPS, 0, osText);
+    return nLeftToPam;
+}
+
+/* bStatistics: whether the source's statistics hold for what is written. */
+static void AddDomains(MetaRecords &oMeta, int nBand, GDALMajorObject *poObject, bool bStatistics)
+{
+    CPLStringList aosDomains(poObject->GetMetadataDomainList());
+    if (aosDomains.FindString("") < 0) aosDomains.AddString("");
+    for (int i = 0; i < aosDomains.size(); i++) {
+        const char *pszDomain = aosDomains[i];
+        if (NSVQIsOwnDomain(pszDomain)) continue;
+        std::string osPayload(pszDomain, strlen(pszDomain) + 1);
+        const size_t nEmpty = osPayload.size();
+        const CSLConstList papszItems = poObject->GetMetadata(pszDomain);
+        for (int j = 0; papszItems && papszItems[j]; j++)
+            if (bStatistics || pszDomain[0] != 0 || !STARTS_WITH_CI(papszItems[j], "STATISTICS_"))
+                osPayload.append(papszItems[j], strlen(papszItems[j]) + 1);
+        if (osPayload.size() > nEmpty) oMeta.Add(NSVQ_META_DOMAIN, nBand, osPayload);
+    }
+}
+
+static void AddBandRecords(MetaRecords &oMeta, int nBand, GDALRasterBand *poBand, bool bExact)
+{
+    AddDomains(oMeta, nBand, poBand, bExact);
+    if (poBand->GetDescription()[0])
+        oMeta.Add(NSVQ_META_DESCRIPTION, nBand, poBand->GetDescription());
+    const GDALColorInterp eInterp = poBand->GetColorInterpretation();
+    if (eInterp != GCI_Undefined)
+        oMeta.Add(NSVQ_META_COLOR_INTERP, nBand, GDALGetColorInterpretationName(eInterp));
+
+    int bHas = FALSE;
+    const double dfNoData = poBand->GetNoDataValue(&bHas);
+    if (bHas) oMeta.AddDoubles(NSVQ_META_NODATA, nBand, &dfNoData, 1);
+
+    int bHasOffset = FALSE;
+    const double dfScale = poBand->GetScale(&bHas), dfOffset = poBand->GetOffset(&bHasOffset);
+    if (dfScale != 1 || dfOffset != 0) { // VRT bands say that they have a scale of 1
+        if (bHas) oMeta.AddDoubles(NSVQ_META_SCALE, nBand, &dfScale, 1);
+        if (bHasOffset) oMeta.AddDoubles(NSVQ_META_OFFSET, nBand, &dfOffset, 1);
+    }
+    const char *pszUnit = poBand->GetUnitType();
+    if (pszUnit && pszUnit[0]) oMeta.Add(NSVQ_META_UNIT, nBand, pszUnit);
+
+    const CSLConstList papszNames = poBand->GetCategoryNames();
+    std::string osNames;
+    for (int i = 0; papszNames && papszNames[i]; i++)
+        osNames.append(papszNames[i], strlen(papszNames[i]) + 1);
+    if (!osNames.empty()) oMeta.Add(NSVQ_META_CATEGORIES, nBand, osNames);
+}
+
+/* ---- callbacks: C++ exceptions must not leave them, so nothing here allocates ---- */
+
+static int ReadSource(void *pUser, uint32_t nX, uint32_t nY, uint32_t nW, uint32_t nH,
+                      uint32_t nFirst, uint32_t nCount, uint8_t *pabyPixels)
+{
+    Source *poSource = static_cast<Source *>(pUser);
+    return poSource->poDS->RasterIO(GF_Read, static_cast<int>(nX), static_cast<int>(nY),
+                                    static_cast<int>(nW), static_cast<int>(nH), pabyPixels,
+                                    static_cast<int>(nW), static_cast<int>(nH), GDT_Byte,
+                                    static_cast<int>(nCount), poSource->anBandMap.data() + nFirst,
+                                    nCount, GSpacing(nW) * nCount, 1, nullptr) == CE_None
+               ? 0
+               : -1;
+}
+
+static int ReadSourceMask(void *pUser, uint32_t nX, uint32_t nY, uint32_t nW, uint32_t nH,
+                          uint8_t *pabyMask)
+{
+    GDALDataset *poSrcDS = static_cast<Source *>(pUser)->poDS;
+    if (poSrcDS->GetRasterBand(1)->GetMaskBand()->RasterIO(
+            GF_Read, static_cast<int>(nX), static_cast<int>(nY), static_cast<int>(nW),
+            static_cast<int>(nH), pabyMask, static_cast<int>(nW), static_cast<int>(nH), GDT_Byte, 0,
+            0, nullptr) != CE_None)
+        return -1;
+    for (size_t i = 0; i < size_t(nW) * nH; i++) pabyMask[i] = pabyMask[i] ? 255 : 0;
+    return 0;
+}
+
+static int ReportProgress(void *pUser, double dfDone)
+{
+    const Source *poSource = static_cast<Source *>(pUser);
+    return poSource->pfnProgress(dfDone, "", poSource->pProgressData);
+}
+
+/* ---- the file ---- */
+
+static bool Encode(const char *pszFilename, const nsvq_raster &sRaster,
+                   const CreateOptions &oOptions)
+{
+    VSILFILE *fp = VSIFOpenExL(pszFilename, "wb", TRUE);
+    if (!fp) {
+        CPLError(CE_Failure, CPLE_OpenFailed, "cannot create %s: %s", pszFilename,
+                 VSIGetLastErrorMsg());
+        return false;
+    }
+    NSVQSink oSink(fp);
+    const nsvq_sink sSink = oSink.Get();
+    nsvq_encode_options sOptions{};
+    sOptions.struct_size = sizeof(sOptions);
+    sOptions.model = oOptions.psModel.get();
+    sOptions.quality = oOptions.nQuality;
+    sOptions.n_threads = oOptions.nThreads;
+    sOptions.embed = oOptions.nEmbed;
+    nsvq_error sError{UINT64_MAX, ""};
+    const nsvq_status eStatus = nsvq_encode(&sSink, &sRaster, &sOptions, nullptr, &sError);
+    if (eStatus == NSVQ_E_CANCELLED) {
+        CPLError(CE_Failure, CPLE_UserInterrupt, "User terminated");
+    } else if (eStatus != NSVQ_OK) {
+        NSVQError(eStatus, sError, pszFilename);
+    } else if (!oSink.Close()) {
+        CPLError(CE_Failure, CPLE_FileIO, "%s: cannot write all of the file", pszFilename);
+        return false;
+    }
+    return eStatus == NSVQ_OK;
+}
+
+/* A name beside the target that no other writer has. */
+static std::string GetTemporaryName(const char *pszFilename)
+{
+    static std::atomic<int> nCounter{0};
+    return std::string(pszFilename) +
+           CPLSPrintf(".%d-%d.tmp", CPLGetCurrentProcessID(), nCounter++);
+}
+
+static bool EncodeAndRename(const char *pszFilename, const nsvq_raster &sRaster,
+                            const CreateOptions &oOptions)
+{
+    const std::string osTemporary = GetTemporaryName(pszFilename);
+    bool bDone = Encode(osTemporary.c_str(), sRaster, oOptions);
+    if (bDone && VSIRename(osTemporary.c_str(), pszFilename) != 0) {
+        CPLError(CE_Failure, CPLE_FileIO, "cannot rename %s to %s", osTemporary.c_str(),
+                 pszFilename);
+        bDone = false;
+    }
+    if (!bDone) VSIUnlink(osTemporary.c_str());
+    return bDone;
+}
+
+/* What the file does not hold goes the way of other formats: into sidecar files. */
+static CPLErr CopyRest(GDALDataset *poSrcDS, NSVQDataset *poDS, int nLeftToPam, bool bBandMasks,
+                       int bStrict)
+{
+    const int nFlags =
+        nLeftToPam | GCIF_COLORTABLE | GCIF_RAT | GCIF_PROCESS_BANDS | GCIF_ONLY_IF_MISSING;
+    CPLErr eErr = poDS->CloneInfo(poSrcDS, nFlags);
+    if (eErr == CE_None && bBandMasks) eErr = GDALDriver::DefaultCopyMasks(poSrcDS, poDS, bStrict);
+    return eErr;
+}
+
+GDALDataset *NSVQDataset::CreateCopy(const char *pszFilename, GDALDataset *poSrcDS, int bStrict,
+                                     NSVQ_CSL papszOptions, GDALProgressFunc pfnProgress,
+                                     void *pProgressData)
+{
+    if (!pfnProgress) pfnProgress = GDALDummyProgress;
+    CreateOptions oOptions;
+    if (!CheckSource(pszFilename, poSrcDS) || !ParseOptions(papszOptions, oOptions)) return nullptr;
+    if (!pfnProgress(0, nullptr, pProgressData)) {
+        CPLError(CE_Failure, CPLE_UserInterrupt, "User terminated");
+        return nullptr;
+    }
+
+    const int nBands = poSrcDS->GetRasterCount();
+    const std::vector<nsvq_band> asBands = DescribeBands(poSrcDS, oOptions.bLossless);
+    MetaRecords oMeta;
+    const int nLeftToPam = AddGeoreferencing(oMeta, poSrcDS);
+    AddDomains(oMeta, 0, poSrcDS, true);
+    Source oSource{poSrcDS, {}, pfnProgress, pProgressData};
+    bool bBandMasks = false;
+    for (int i = 1; i <= nBands; i++) {
+        GDALRasterBand *poBand = poSrcDS->GetRasterBand(i);
+        AddBandRecords(oMeta, i, poBand, asBands[i - 1].exact);
+        oSource.anBandMap.push_back(i);
+        bBandMasks |= poBand->GetMaskFlags() == 0;
+    }
+
+    nsvq_raster sRaster{};
+    sRaster.struct_size = sizeof(sRaster);
+    sRaster.user = &oSource;
+    sRaster.width = static_cast<uint32_t>(poSrcDS->GetRasterXSize());
+    sRaster.height = static_cast<uint32_t>(poSrcDS->GetRasterYSize());
+    sRaster.n_bands = static_cast<uint32_t>(nBands);
+    sRaster.bands = asBands.data();
+    sRaster.meta = oMeta.Get().data();
+    sRaster.n_meta = static_cast<uint32_t>(oMeta.Get().size());
+    sRaster.has_mask = !bBandMasks && poSrcDS->GetRasterBand(1)->GetMaskFlags() == GMF_PER_DATASET;
+    sRaster.read = ReadSource;
+    sRaster.read_mask = ReadSourceMask;
+    sRaster.progress = ReportProgress;
+    if (!EncodeAndRename(pszFilename, sRaster, oOptions)) return nullptr;
+
+    GDALOpenInfo oOpenInfo(pszFilename, GDAL_OF_RASTER);
+    const CPLStringList aosOpenOptions(
+        CSLSetNameValue(nullptr, "NUM_THREADS", CPLSPrintf("%d", oOptions.nThreads)));
+    oOpenInfo.papszOpenOptions = const_cast<char **>(aosOpenOptions.List());
+    std::unique_ptr<GDALDataset> poDS(OpenWithModel(&oOpenInfo, oOptions.psModel.get()));
+    oOpenInfo.papszOpenOptions = nullptr;
+    if (!poDS) {
+        VSIUnlink(pszFilename);
+        return nullptr;
+    }
+    if (CopyRest(poSrcDS, static_cast<NSVQDataset *>(poDS.get()), nLeftToPam, bBandMasks,
+                 bStrict) != CE_None &&
+        bStrict)
+        return nullptr;
+    return poDS.release();
+}

@@ -1,0 +1,737 @@
+/* nsvqdataset.cpp - reading: Identify, Open, metadata, pixels.
+ *
+ * Pixels take one of two ways. Windows that consist mostly of whole blocks go straight from the
+ * library into the caller's buffer. All else goes through GDAL's block cache, so that reading line
+ * by line or band by band decodes a block once; blocks that such a request will need are decoded
+ * together beforehand, in parallel. The library's threads never touch the block cache, and no lock
+ * of ours is held while GDAL's is. */
+#include "nsvqdataset.h"
+
+#include <algorithm>
+#include <climits>
+#include <cstring>
+
+constexpr size_t kMaxTemporaryBytes = 256 << 20; // of a direct read of another type than Byte
+constexpr int kMinBlocksPerRead = 64;            // enough to keep many threads busy
+
+struct VSIReleaser {
+    void operator()(void *p) const
+    {
+        VSIFree(p);
+    }
+};
+using ByteBuffer = std::unique_ptr<GByte, VSIReleaser>;
+
+static ByteBuffer AllocatePixels(size_t nCount, size_t nWidth, size_t nHeight)
+{
+    return ByteBuffer(static_cast<GByte *>(VSI_MALLOC3_VERBOSE(nCount, nWidth, nHeight)));
+}
+
+/* ---- shared with the writer ---- */
+
+void NSVQError(nsvq_status eStatus, const nsvq_error &sError, const char *pszDoing)
+{
+    CPLErrorNum nNum = CPLE_AppDefined;
+    if (eStatus == NSVQ_E_NOMEM) nNum = CPLE_OutOfMemory;
+    if (eStatus == NSVQ_E_IO) nNum = CPLE_FileIO;
+    if (eStatus == NSVQ_E_UNSUPPORTED) nNum = CPLE_NotSupported;
+    if (eStatus == NSVQ_E_NO_MODEL) nNum = CPLE_OpenFailed;
+    if (eStatus == NSVQ_E_CANCELLED) nNum = CPLE_UserInterrupt;
+
+    const char *pszText = sError.text[0] ? sError.text : nsvq_status_text(eStatus);
+    if (sError.offset != UINT64_MAX)
+        CPLError(CE_Failure, nNum, "%s: %s (at byte " CPL_FRMT_GUIB ")", pszDoing, pszText,
+                 static_cast<GUIntBig>(sError.offset));
+    else
+        CPLError(CE_Failure, nNum, "%s: %s", pszDoing, pszText);
+}
+
+static int ParseThreads(const char *pszValue) // 0: not a number of threads
+{
+    if (EQUAL(pszValue, "ALL_CPUS")) return CPLGetNumCPUs();
+    if (CPLGetValueType(pszValue) != CPL_VALUE_INTEGER) return 0;
+    const GIntBig nThreads = CPLAtoGIntBig(pszValue);
+    return nThreads >= 1 && nThreads <= 1024 ? static_cast<int>(nThreads) : 0;
+}
+
+bool NSVQGetNumThreads(CSLConstList papszOptions, int &nThreads)
+{
+    const char *pszOption = CSLFetchNameValue(papszOptions, "NUM_THREADS");
+    if (pszOption) {
+        nThreads = ParseThreads(pszOption);
+        if (nThreads) return true;
+        CPLError(CE_Failure, CPLE_IllegalArg,
+                 "NUM_THREADS=%s: must be a number from 1 to 1024 or ALL_CPUS", pszOption);
+        return false;
+    }
+    const char *pszConfig = CPLGetConfigOption("GDAL_NUM_THREADS", "ALL_CPUS");
+    nThreads = ParseThreads(pszConfig);
+    if (nThreads == 0) {
+        CPLError(CE_Warning, CPLE_IllegalArg, "GDAL_NUM_THREADS=%s is ignored", pszConfig);
+        nThreads = 1;
+    }
+    return true;
+}
+
+bool NSVQIsOwnDomain(const char *pszDomain)
+{
+    static const char *const apszOwn[] = {"IMAGE_STRUCTURE", "NSVQ",        "DERIVED_SUBDATASETS",
+                                          "SUBDATASETS",     "OVERVIEWS",   "ProxyOverviewRequest",
+                                          "xml:VRT",         "vrt_sources", "new_vrt_sources",
+                                          "LocationInfo"};
+    for (const char *pszOwn : apszOwn)
+        if (EQUAL(pszDomain, pszOwn)) return true;
+    return false;
+}
+
+/* ---- opening ---- */
+
+NSVQDataset::NSVQDataset() = default;
+
+NSVQDataset::~NSVQDataset()
+{
+    FlushCache(true);
+    if (!m_asGCPs.empty()) GDALDeinitGCPs(static_cast<int>(m_asGCPs.size()), m_asGCPs.data());
+}
+
+int NSVQDataset::Identify(GDALOpenInfo *poOpenInfo)
+{
+    return poOpenInfo->fpL != nullptr && poOpenInfo->nHeaderBytes > 0 &&
+           nsvq_identify(poOpenInfo->pabyHeader, static_cast<size_t>(poOpenInfo->nHeaderBytes));
+}
+
+GDALDataset *NSVQDataset::Open(GDALOpenInfo *poOpenInfo)
+{
+    return OpenWithModel(poOpenInfo, nullptr);
+}
+
+GDALDataset *NSVQDataset::OpenWithModel(GDALOpenInfo *poOpenInfo, const nsvq_model *psModel)
+{
+    if (!Identify(poOpenInfo)) return nullptr;
+    if (poOpenInfo->eAccess == GA_Update) {
+        CPLError(CE_Failure, CPLE_NotSupported,
+                 "NSVQ files cannot be opened in update mode; copy to another format first");
+        return nullptr;
+    }
+    auto poDS = std::make_unique<NSVQDataset>();
+    if (!poDS->OpenFile(poOpenInfo, psModel)) return nullptr;
+
+    poDS->SetDescription(poOpenInfo->pszFilename);
+    poDS->TryLoadXML(poOpenInfo->GetSiblingFiles());
+    poDS->SetStructureMetadata(); // after the .aux.xml, which may be of an older file
+    poDS->oOvManager.Initialize(poDS.get(), poOpenInfo->pszFilename, poOpenInfo->GetSiblingFiles());
+    return poDS.release();
+}
+
+bool NSVQDataset::OpenFile(GDALOpenInfo *poOpenInfo, const nsvq_model *psModel)
+{
+    if (!NSVQGetNumThreads(poOpenInfo->papszOpenOptions, m_nThreads)) return false;
+
+    m_poSource = std::make_unique<NSVQSource>(poOpenInfo->fpL);
+    poOpenInfo->fpL = nullptr;
+    nsvq_source sSource{};
+    if (!m_poSource->Get(sSource)) {
+        CPLError(CE_Failure, CPLE_FileIO, "%s: cannot seek", poOpenInfo->pszFilename);
+        return false;
+    }
+
+    const std::string osModelPath = CPLGetConfigOption("NSVQ_MODEL_PATH", "");
+    nsvq_open_options sOptions{};
+    sOptions.struct_size = sizeof(sOptions);
+    sOptions.model = psModel;
+    sOptions.model_path = osModelPath.empty() ? nullptr : osModelPath.c_str();
+    nsvq_error sError{UINT64_MAX, ""};
+    nsvq_file *psFile = nullptr;
+    const nsvq_status eStatus = nsvq_open(&psFile, &sSource, &sOptions, &sError);
+    if (eStatus != NSVQ_OK) {
+        NSVQError(eStatus, sError, poOpenInfo->pszFilename);
+        return false;
+    }
+    m_psFile.reset(psFile);
+    m_sInfo.struct_size = sizeof(m_sInfo);
+    nsvq_get_info(psFile, &m_sInfo);
+
+    if (m_sInfo.width > INT_MAX || m_sInfo.height > INT_MAX || m_sInfo.n_bands > INT_MAX) {
+        CPLError(CE_Failure, CPLE_NotSupported, "%s: more pixels or bands than GDAL can address",
+                 poOpenInfo->pszFilename);
+        return false;
+    }
+    nRasterXSize = static_cast<int>(m_sInfo.width);
+    nRasterYSize = static_cast<int>(m_sInfo.height);
+    if (!GDALCheckDatasetDimensions(nRasterXSize, nRasterYSize) ||
+        !GDALCheckBandCount(static_cast<int>(m_sInfo.n_bands), FALSE))
+        return false;
+
+    LoadGroups();
+    if (m_sInfo.has_mask) m_poMaskBand = std::make_unique<NSVQMaskBand>(this);
+    LoadMetadata();
+    return true;
+}
+
+void NSVQDataset::LoadGroups()
+{
+    for (uint32_t i = 0; i < m_sInfo.n_groups; i++) {
+        nsvq_coding eCoding;
+        uint32_t nFirst = 0, nCount = 0;
+        if (nsvq_group_get(m_psFile.get(), i, &eCoding, &nFirst, &nCount) != NSVQ_OK) break;
+        m_aoGroups.push_back({eCoding, static_cast<int>(nFirst), static_cast<int>(nCount)});
+        for (uint32_t j = 0; j < nCount; j++) {
+            const int nBandIn = static_cast<int>(nFirst + j) + 1;
+            SetBand(nBandIn, new NSVQBand(this, nBandIn, static_cast<int>(i)));
+        }
+    }
+}
+
+void NSVQDataset::SetStructureMetadata()
+{
+    static const char *const apszCoding[] = {"", "VQ3", "VQ1", "EXACT"};
+    const char *pszReversibility = "LOSSLESS";
+    for (const NSVQGroup &oGroup : m_aoGroups) {
+        if (oGroup.eCoding != NSVQ_CODING_EXACT) pszReversibility = "LOSSY";
+        for (int i = 0; i < oGroup.nCount; i++)
+            GetRasterBand(oGroup.nFirst + i + 1)
+                ->GDALMajorObject::SetMetadataItem("CODING", apszCoding[oGroup.eCoding], "NSVQ");
+    }
+    GDALMajorObject::SetMetadataItem("COMPRESSION", "NSVQ", "IMAGE_STRUCTURE");
+    GDALMajorObject::SetMetadataItem("COMPRESSION_REVERSIBILITY", pszReversibility,
+                                     "IMAGE_STRUCTURE");
+    // One decode yields several bands: GDAL then reads all bands of a block before the next block.
+    GDALMajorObject::SetMetadataItem("INTERLEAVE", "PIXEL", "IMAGE_STRUCTURE");
+
+    if (m_sInfo.model_id != 0) {
+        GDALMajorObject::SetMetadataItem("MODEL", m_sInfo.model_name, "NSVQ");
+        GDALMajorObject::SetMetadataItem("MODEL_ID",
+                                         CPLSPrintf("%016" CPL_FRMT_GB_WITHOUT_PREFIX "x",
+                                                    static_cast<GUIntBig>(m_sInfo.model_id)),
+                                         "NSVQ");
+        GDALMajorObject::SetMetadataItem("MODEL_EMBEDDED", m_sInfo.embedded ? "YES" : "NO", "NSVQ");
+    }
+    if (m_sInfo.quality != 0)
+        GDALMajorObject::SetMetadataItem("QUALITY", CPLSPrintf("%u", m_sInfo.quality), "NSVQ");
+}
+
+/* ---- metadata: records that the library hands over unread, so anything may stand there ---- */
+
+static bool GetDoubles(const nsvq_meta &sMeta, double *padfOut, size_t nCount)
+{
+    if (sMeta.size != nCount * sizeof(double)) return false;
+    memcpy(padfOut, sMeta.data, sMeta.size);
+    for (size_t i = 0; i < nCount; i++) CPL_LSBPTR64(padfOut + i);
+    return true;
+}
+
+/* Strings of which each ends with a 0. */
+static CPLStringList GetStrings(const char *pszText, size_t nSize)
+{
+    CPLStringList aosList;
+    const char *pszEnd = pszText + nSize;
+    while (pszText < pszEnd) {
+        const std::string osItem(pszText, strnlen(pszText, static_cast<size_t>(pszEnd - pszText)));
+        aosList.AddString(osItem.c_str());
+        pszText += osItem.size() + 1;
+    }
+    return aosList;
+}
+
+static void SetCRS(OGRSpatialReference &oSRS, const std::string &osWKT)
+{
+    CPLErrorStateBackuper oBackuper;
+    CPLErrorHandlerPusher oPusher(CPLQuietErrorHandler);
+    const OGRErr eErr = oSRS.importFromWkt(osWKT.c_str());
+    if (eErr != OGRERR_NONE) oSRS.Clear();
+    oSRS.SetAxisMappingStrategy(OAMS_TRADITIONAL_GIS_ORDER);
+}
+
+void NSVQDataset::LoadMetadata()
+{
+    const size_t nRecords = nsvq_meta_count(m_psFile.get());
+    bool bHasCRS = false;
+
+    for (size_t i = 0; i < nRecords; i++) {
+        nsvq_meta sMeta;
+        if (nsvq_meta_get(m_psFile.get(), i, &sMeta) != NSVQ_OK || sMeta.band > nBands) continue;
+        bHasCRS |= sMeta.tag == NSVQ_META_CRS_WKT2;
+        LoadRecord(sMeta);
+    }
+    // Axis mapping and epoch belong to the CRS, or to that of the GCPs where there is no other.
+    OGRSpatialReference &oSRS = bHasCRS ? m_oSRS : m_oGCPSRS;
+    if (oSRS.IsEmpty()) {
+        if (bHasCRS)
+            CPLError(CE_Warning, CPLE_AppDefined, "the CRS of the file cannot be understood");
+        return;
+    }
+    if (m_anAxes.size() >= 2 && m_anAxes.size() <= 3) oSRS.SetDataAxisToSRSAxisMapping(m_anAxes);
+    if (m_dfEpoch > 0) oSRS.SetCoordinateEpoch(m_dfEpoch);
+}
+
+void NSVQDataset::LoadRecord(const nsvq_meta &sMeta)
+{
+    const char *pszText = static_cast<const char *>(sMeta.data);
+    const std::string osText(sMeta.size ? pszText : "", sMeta.size);
+    NSVQBand *poBand = sMeta.band ? static_cast<NSVQBand *>(GetRasterBand(sMeta.band)) : nullptr;
+
+    switch (sMeta.tag) { // records of other tags are of a later version
+    case NSVQ_META_CRS_WKT2:
+        SetCRS(m_oSRS, osText);
+        break;
+    case NSVQ_META_GCP_WKT2:
+        SetCRS(m_oGCPSRS, osText);
+        break;
+    case NSVQ_META_CRS_AXES:
+        m_anAxes.resize(std::min<size_t>(sMeta.size / 4, 4));
+        for (size_t i = 0; i < m_anAxes.size(); i++) {
+            GInt32 nAxis;
+            memcpy(&nAxis, pszText + 4 * i, 4);
+            m_anAxes[i] = CPL_LSBWORD32(nAxis);
+        }
+        break;
+    case NSVQ_META_CRS_EPOCH:
+        GetDoubles(sMeta, &m_dfEpoch, 1);
+        break;
+    case NSVQ_META_GEOTRANSFORM:
+        m_bGeoTransform = GetDoubles(sMeta, m_adfGeoTransform, 6);
+        break;
+    case NSVQ_META_GCPS:
+        LoadGCPs(osText);
+        break;
+    case NSVQ_META_DOMAIN:
+        LoadDomain(poBand ? static_cast<GDALMajorObject *>(poBand) : this, osText.data(),
+                   osText.size());
+        break;
+    case NSVQ_META_DESCRIPTION:
+        if (poBand) poBand->GDALMajorObject::SetDescription(osText.c_str());
+        break;
+    case NSVQ_META_COLOR_INTERP:
+        if (poBand) poBand->m_eColorInterp = GDALGetColorInterpretationByName(osText.c_str());
+        break;
+    case NSVQ_META_NODATA:
+        if (poBand) poBand->m_bHasNoData = GetDoubles(sMeta, &poBand->m_dfNoData, 1);
+        break;
+    case NSVQ_META_SCALE:
+        if (poBand) poBand->m_bHasScale = GetDoubles(sMeta, &poBand->m_dfScale, 1);
+        break;
+    case NSVQ_META_OFFSET:
+        if (poBand) poBand->m_bHasOffset = GetDoubles(sMeta, &poBand->m_dfOffset, 1);
+        break;
+    case NSVQ_META_UNIT:
+        if (poBand) poBand->m_osUnit = osText;
+        break;
+    case NSVQ_META_CATEGORIES:
+        if (poBand) poBand->m_aosCategories = GetStrings(osText.data(), osText.size());
+        break;
+    }
+}
+
+void NSVQDataset::LoadDomain(GDALMajorObject *poObject, const char *pszText, size_t nSize)
+{
+    const CPLStringList aosParts = GetStrings(pszText, nSize); // the first is the domain's name
+    if (aosParts.empty() || NSVQIsOwnDomain(aosParts[0])) return;
+    // Past PAM, which would write all of it into an .aux.xml.
+    poObject->GDALMajorObject::SetMetadata(const_cast<char **>(aosParts.List()) + 1, aosParts[0]);
+}
+
+void NSVQDataset::LoadGCPs(const std::string &osText)
+{
+    const CPLStringList aosLines(CSLTokenizeString2(osText.c_str(), "\n", 0));
+    for (int i = 0; i < aosLines.size(); i++) {
+        const CPLStringList aosFields(CSLTokenizeString2(aosLines[i], "\t", CSLT_ALLOWEMPTYTOKENS));
+        if (aosFields.size() != 7) continue;
+        GDAL_GCP sGCP;
+        GDALInitGCPs(1, &sGCP);
+        CPLFree(sGCP.pszId);
+        CPLFree(sGCP.pszInfo);
+        sGCP.pszId = CPLStrdup(aosFields[0]);
+        sGCP.pszInfo = CPLStrdup(aosFields[1]);
+        sGCP.dfGCPPixel = CPLAtof(aosFields[2]);
+        sGCP.dfGCPLine = CPLAtof(aosFields[3]);
+        sGCP.dfGCPX = CPLAtof(aosFields[4]);
+        sGCP.dfGCPY = CPLAtof(aosFields[5]);
+        sGCP.dfGCPZ = CPLAtof(aosFields[6]);
+        m_asGCPs.push_back(sGCP);
+    }
+}
+
+CPLErr NSVQDataset::NSVQ_GET_GEOTRANSFORM(adfGT)
+{
+    if (GDALPamDataset::GetGeoTransform(adfGT) == CE_None) return CE_None;
+    for (int i = 0; i < 6; i++) adfGT[i] = m_adfGeoTransform[i];
+    return m_bGeoTransform ? CE_None : CE_Failure;
+}
+
+const OGRSpatialReference *NSVQDataset::GetSpatialRef() const
+{
+    const OGRSpatialReference *poSRS = GDALPamDataset::GetSpatialRef();
+    if (poSRS || m_oSRS.IsEmpty()) return poSRS;
+    return &m_oSRS;
+}
+
+int NSVQDataset::GetGCPCount()
+{
+    const int nCount = GDALPamDataset::GetGCPCount();
+    return nCount > 0 ? nCount : static_cast<int>(m_asGCPs.size());
+}
+
+const GDAL_GCP *NSVQDataset::GetGCPs()
+{
+    if (GDALPamDataset::GetGCPCount() > 0) return GDALPamDataset::GetGCPs();
+    return m_asGCPs.empty() ? nullptr : m_asGCPs.data();
+}
+
+const OGRSpatialReference *NSVQDataset::GetGCPSpatialRef() const
+{
+    const OGRSpatialReference *poSRS = GDALPamDataset::GetGCPSpatialRef();
+    if (poSRS || m_oGCPSRS.IsEmpty()) return poSRS;
+    return &m_oGCPSRS;
+}
+
+/* ---- pixels ---- */
+
+nsvq_decoder *NSVQDataset::GetDecoder()
+{
+    if (!m_psDecoder) {
+        nsvq_error sError{UINT64_MAX, ""};
+        nsvq_decoder *psDecoder = nullptr;
+        const nsvq_status eStatus =
+            nsvq_decoder_create(&psDecoder, m_psFile.get(), m_nThreads, &sError);
+        if (eStatus != NSVQ_OK) NSVQError(eStatus, sError, GetDescription());
+        m_psDecoder.reset(psDecoder);
+    }
+    return m_psDecoder.get();
+}
+
+bool NSVQDataset::ReadPixels(const nsvq_window &sWindow, bool bMask, bool bQuiet)
+{
+    nsvq_decoder *psDecoder = GetDecoder();
+    if (!psDecoder) return false;
+    nsvq_error sError{UINT64_MAX, ""};
+    const nsvq_status eStatus = bMask ? nsvq_read_mask(psDecoder, &sWindow, &sError)
+                                      : nsvq_read(psDecoder, &sWindow, &sError);
+    if (eStatus != NSVQ_OK && !bQuiet) NSVQError(eStatus, sError, GetDescription());
+    return eStatus == NSVQ_OK;
+}
+
+/* Pixels of oWin as the library counts them, for a buffer whose samples have 8 bits. */
+static nsvq_window MakeWindow(int nX, int nY, int nW, int nH)
+{
+    nsvq_window sWindow{};
+    sWindow.struct_size = sizeof(sWindow);
+    sWindow.x = static_cast<uint32_t>(nX);
+    sWindow.y = static_cast<uint32_t>(nY);
+    sWindow.w = static_cast<uint32_t>(nW);
+    sWindow.h = static_cast<uint32_t>(nH);
+    sWindow.pixel_stride = 1;
+    return sWindow;
+}
+
+/* Decodes blocks nBX0 .. nBX1 - 1, nBY0 .. nBY1 - 1 of a group at once and puts them into the block
+ * cache. Where pOwnBlock is given, that of nOwnBand goes there instead: GDAL is loading it. */
+CPLErr NSVQDataset::ReadBlocks(int iGroup, int nBX0, int nBY0, int nBX1, int nBY1, bool bQuiet,
+                               int nOwnBand, void *pOwnBlock)
+{
+    const NSVQGroup &oGroup = m_aoGroups[iGroup];
+    const int nBlock = static_cast<int>(m_sInfo.block_size);
+    const int nX = nBX0 * nBlock, nY = nBY0 * nBlock;
+    const int nW = std::min(nRasterXSize - nX, (nBX1 - nBX0) * nBlock);
+    const int nH = std::min(nRasterYSize - nY, (nBY1 - nBY0) * nBlock);
+    const size_t nBandBytes = static_cast<size_t>(nW) * nH;
+
+    const ByteBuffer pabyPixels = AllocatePixels(oGroup.nCount, nW, nH);
+    if (!pabyPixels) return CE_Failure;
+    std::vector<uint32_t> anBands(oGroup.nCount);
+    for (int i = 0; i < oGroup.nCount; i++) anBands[i] = static_cast<uint32_t>(oGroup.nFirst + i);
+
+    nsvq_window sWindow = MakeWindow(nX, nY, nW, nH);
+    sWindow.n_bands = static_cast<uint32_t>(oGroup.nCount);
+    sWindow.bands = anBands.data();
+    sWindow.pixels = pabyPixels.get();
+    sWindow.row_stride = nW;
+    sWindow.band_stride = static_cast<ptrdiff_t>(nBandBytes);
+    if (!ReadPixels(sWindow, false, bQuiet)) return CE_Failure;
+
+    for (int nBY = nBY0; nBY < nBY1; nBY++) {
+        for (int nBX = nBX0; nBX < nBX1; nBX++) {
+            const int nCopyW = std::min(nBlock, nRasterXSize - nBX * nBlock);
+            const int nCopyH = std::min(nBlock, nRasterYSize - nBY * nBlock);
+            for (int i = 0; i < oGroup.nCount; i++) {
+                const int nBandHere = oGroup.nFirst + i + 1;
+                GDALRasterBlock *poBlock = nullptr;
+                GByte *pabyOut = static_cast<GByte *>(pOwnBlock);
+                if (!pOwnBlock || nBandHere != nOwnBand) {
+                    poBlock = GetRasterBand(nBandHere)->TryGetLockedBlockRef(nBX, nBY);
+                    if (poBlock) {
+                        poBlock->DropLock();
+                        continue;
+                    }
+                    poBlock = GetRasterBand(nBandHere)->GetLockedBlockRef(nBX, nBY, TRUE);
+                    if (!poBlock) return CE_Failure;
+                    pabyOut = static_cast<GByte *>(poBlock->GetDataRef());
+                }
+                const GByte *pabyIn = pabyPixels.get() + i * nBandBytes +
+                                      static_cast<size_t>(nBY - nBY0) * nBlock * nW +
+                                      static_cast<size_t>(nBX - nBX0) * nBlock;
+                if (nCopyW < nBlock || nCopyH < nBlock)
+                    memset(pabyOut, 0, static_cast<size_t>(nBlock) * nBlock);
+                for (int nRow = 0; nRow < nCopyH; nRow++)
+                    memcpy(pabyOut + static_cast<size_t>(nRow) * nBlock,
+                           pabyIn + static_cast<size_t>(nRow) * nW, nCopyW);
+                if (poBlock) poBlock->DropLock();
+            }
+        }
+    }
+    return CE_None;
+}
+
+/* Whether a window is better decoded straight into the caller's buffer: it has more than one block,
+ * at least half of the pixels of its blocks are asked for, and all bands of every group that it
+ * touches. */
+bool NSVQDataset::IsDirect(const Window &oWin, int nBandCount, const int *panBandMap,
+                           GDALDataType eBufType) const
+{
+    const int nBlock = static_cast<int>(m_sInfo.block_size);
+    const int nX0 = oWin.nX / nBlock * nBlock, nY0 = oWin.nY / nBlock * nBlock;
+    const int nX1 = std::min<GIntBig>(nRasterXSize,
+                                      (oWin.nX + oWin.nW - 1) / nBlock * GIntBig(nBlock) + nBlock);
+    const int nY1 = std::min<GIntBig>(nRasterYSize,
+                                      (oWin.nY + oWin.nH - 1) / nBlock * GIntBig(nBlock) + nBlock);
+    if (nX1 - nX0 <= nBlock && nY1 - nY0 <= nBlock) return false;
+    if (2 * GIntBig(oWin.nW) * oWin.nH < GIntBig(nX1 - nX0) * (nY1 - nY0)) return false;
+    if (eBufType != GDT_Byte &&
+        static_cast<size_t>(nBandCount) * oWin.nW > kMaxTemporaryBytes / nBlock)
+        return false;
+
+    std::vector<bool> abAsked(nBands);
+    for (int i = 0; i < nBandCount; i++) abAsked[panBandMap[i] - 1] = true;
+    for (const NSVQGroup &oGroup : m_aoGroups) {
+        const auto oFirst = abAsked.begin() + oGroup.nFirst;
+        const auto nAsked = std::count(oFirst, oFirst + oGroup.nCount, true);
+        if (nAsked != 0 && nAsked != oGroup.nCount) return false;
+    }
+    return true;
+}
+
+CPLErr NSVQDataset::ReadDirect(const Window &oWin, int nBandCount, const int *panBandMap,
+                               const Buffer &oBuffer, GDALRasterIOExtraArg *psExtraArg)
+{
+    std::vector<uint32_t> anBands(nBandCount);
+    for (int i = 0; i < nBandCount; i++) anBands[i] = static_cast<uint32_t>(panBandMap[i] - 1);
+
+    // In strips of whole block rows, for the sake of progress and of the temporary buffer.
+    const int nBlock = static_cast<int>(m_sInfo.block_size);
+    const int nBlocksX = oWin.nW / nBlock + 1;
+    GIntBig nStrip =
+        GIntBig(nBlock) * std::max(1, std::max(kMinBlocksPerRead, 8 * m_nThreads) / nBlocksX);
+    const bool bByte = oBuffer.eType == GDT_Byte;
+    if (!bByte) {
+        const GIntBig nMaxRows =
+            static_cast<GIntBig>(kMaxTemporaryBytes / (size_t(nBandCount) * oWin.nW));
+        nStrip = std::min(nStrip, std::max<GIntBig>(nMaxRows / nBlock, 1) * nBlock);
+    }
+    ByteBuffer pabyTemporary;
+    if (!bByte) {
+        pabyTemporary = AllocatePixels(nBandCount, oWin.nW, std::min<GIntBig>(nStrip, oWin.nH));
+        if (!pabyTemporary) return CE_Failure;
+    }
+
+    int nRows = 0;
+    for (int nDone = 0; nDone < oWin.nH; nDone += nRows) {
+        const int nY = oWin.nY + nDone;
+        const GIntBig nEnd = (nY / nBlock) * GIntBig(nBlock) + nStrip; // on the block grid
+        nRows = static_cast<int>(
+            std::min<GIntBig>(std::min<GIntBig>(nEnd - nY, nStrip), oWin.nH - nDone));
+
+        GByte *pabyOut = oBuffer.pabyData + nDone * oBuffer.nLineSpace;
+        nsvq_window sWindow = MakeWindow(oWin.nX, nY, oWin.nW, nRows);
+        sWindow.n_bands = static_cast<uint32_t>(nBandCount);
+        sWindow.bands = anBands.data();
+        sWindow.pixels = bByte ? pabyOut : pabyTemporary.get();
+        if (bByte) {
+            sWindow.pixel_stride = static_cast<ptrdiff_t>(oBuffer.nPixelSpace);
+            sWindow.row_stride = static_cast<ptrdiff_t>(oBuffer.nLineSpace);
+            sWindow.band_stride = static_cast<ptrdiff_t>(oBuffer.nBandSpace);
+        } else {
+            sWindow.row_stride = oWin.nW;
+            sWindow.band_stride = static_cast<ptrdiff_t>(nRows) * oWin.nW;
+        }
+        if (!ReadPixels(sWindow, false, false)) return CE_Failure;
+        for (int i = 0; !bByte && i < nBandCount; i++)
+            for (int nRow = 0; nRow < nRows; nRow++)
+                GDALCopyWords64(
+                    sWindow.pixels + i * sWindow.band_stride + nRow * sWindow.row_stride, GDT_Byte,
+                    1, pabyOut + i * oBuffer.nBandSpace + nRow * oBuffer.nLineSpace, oBuffer.eType,
+                    static_cast<int>(oBuffer.nPixelSpace), oWin.nW);
+        if (psExtraArg->pfnProgress && !psExtraArg->pfnProgress(double(nDone + nRows) / oWin.nH, "",
+                                                                psExtraArg->pProgressData)) {
+            CPLError(CE_Failure, CPLE_UserInterrupt, "User terminated");
+            return CE_Failure;
+        }
+    }
+    return CE_None;
+}
+
+/* Decodes together, in parallel, the blocks that a request will ask of the cache one by one. A mere
+ * hint: it says nothing when it fails, the blocks are then asked for again. */
+void NSVQDataset::Prefetch(const Window &oWin, int nBandCount, const int *panBandMap)
+{
+    const int nBlock = static_cast<int>(m_sInfo.block_size);
+    const int nBX0 = oWin.nX / nBlock, nBX1 = (oWin.nX + oWin.nW - 1) / nBlock + 1;
+    const int nBY0 = oWin.nY / nBlock, nBY1 = (oWin.nY + oWin.nH - 1) / nBlock + 1;
+    const GIntBig nCount = GIntBig(nBX1 - nBX0) * (nBY1 - nBY0);
+    if (m_nThreads < 2 || nCount < 2) return;
+
+    std::vector<int> anGroups;
+    GIntBig nBytes = 0;
+    for (int i = 0; i < nBandCount; i++) {
+        const int iGroup = static_cast<NSVQBand *>(GetRasterBand(panBandMap[i]))->m_iGroup;
+        if (std::find(anGroups.begin(), anGroups.end(), iGroup) != anGroups.end()) continue;
+        anGroups.push_back(iGroup);
+        nBytes += nCount * nBlock * nBlock * m_aoGroups[iGroup].nCount;
+        if (nBytes > GDALGetCacheMax64() / 2) return;
+    }
+    for (const int iGroup : anGroups) {
+        GDALRasterBand *poBand = GetRasterBand(m_aoGroups[iGroup].nFirst + 1);
+        const auto IsMissing = [poBand](int nBX, int nBY) {
+            GDALRasterBlock *poBlock = poBand->TryGetLockedBlockRef(nBX, nBY);
+            if (poBlock) poBlock->DropLock();
+            return poBlock == nullptr;
+        };
+        for (int nBY = nBY0; nBY < nBY1; nBY++) {
+            int nBX = nBX0;
+            while (nBX < nBX1) { // a run of missing blocks, then one that is there
+                const int nFrom = nBX;
+                while (nBX < nBX1 && nBX - nFrom < kMinBlocksPerRead && IsMissing(nBX, nBY)) nBX++;
+                if (nBX > nFrom)
+                    ReadBlocks(iGroup, nFrom, nBY, nBX, nBY + 1, true, 0, nullptr);
+                else
+                    nBX++;
+            }
+        }
+    }
+}
+
+/* Whether a request wants pixels as they are, and its exact window is in whole pixels. */
+static bool IsPlainRead(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize,
+                        int nBufXSize, int nBufYSize, const GDALRasterIOExtraArg *psExtraArg)
+{
+    return eRWFlag == GF_Read && nBufXSize == nXSize && nBufYSize == nYSize &&
+           (!psExtraArg->bFloatingPointWindowValidity ||
+            (psExtraArg->dfXOff == nXOff && psExtraArg->dfYOff == nYOff &&
+             psExtraArg->dfXSize == nXSize && psExtraArg->dfYSize == nYSize));
+}
+
+CPLErr NSVQDataset::IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize,
+                              void *pData, int nBufXSize, int nBufYSize, GDALDataType eBufType,
+                              int nBandCount, BANDMAP_TYPE panBandMap, GSpacing nPixelSpace,
+                              GSpacing nLineSpace, GSpacing nBandSpace,
+                              GDALRasterIOExtraArg *psExtraArg)
+{
+    if (IsPlainRead(eRWFlag, nXOff, nYOff, nXSize, nYSize, nBufXSize, nBufYSize, psExtraArg)) {
+        const Window oWin{nXOff, nYOff, nXSize, nYSize};
+        if (IsDirect(oWin, nBandCount, panBandMap, eBufType))
+            return ReadDirect(
+                oWin, nBandCount, panBandMap,
+                {static_cast<GByte *>(pData), eBufType, nPixelSpace, nLineSpace, nBandSpace},
+                psExtraArg);
+        Prefetch(oWin, nBandCount, panBandMap);
+    }
+    return GDALPamDataset::IRasterIO(eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize,
+                                     nBufYSize, eBufType, nBandCount, panBandMap, nPixelSpace,
+                                     nLineSpace, nBandSpace, psExtraArg);
+}
+
+/* ---- bands ---- */
+
+NSVQBand::NSVQBand(NSVQDataset *poDSIn, int nBandIn, int iGroup) : m_iGroup(iGroup)
+{
+    poDS = poDSIn;
+    nBand = nBandIn;
+    eDataType = GDT_Byte;
+    nBlockXSize = nBlockYSize = static_cast<int>(poDSIn->m_sInfo.block_size);
+}
+
+CPLErr NSVQBand::IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage)
+{
+    return Owner()->ReadBlocks(m_iGroup, nBlockXOff, nBlockYOff, nBlockXOff + 1, nBlockYOff + 1,
+                               false, nBand, pImage);
+}
+
+CPLErr NSVQBand::IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize,
+                           void *pData, int nBufXSize, int nBufYSize, GDALDataType eBufType,
+                           GSpacing nPixelSpace, GSpacing nLineSpace,
+                           GDALRasterIOExtraArg *psExtraArg)
+{
+    if (IsPlainRead(eRWFlag, nXOff, nYOff, nXSize, nYSize, nBufXSize, nBufYSize, psExtraArg)) {
+        const NSVQDataset::Window oWin{nXOff, nYOff, nXSize, nYSize};
+        if (Owner()->IsDirect(oWin, 1, &nBand, eBufType))
+            return Owner()->ReadDirect(
+                oWin, 1, &nBand,
+                {static_cast<GByte *>(pData), eBufType, nPixelSpace, nLineSpace, 0}, psExtraArg);
+        Owner()->Prefetch(oWin, 1, &nBand);
+    }
+    return GDALPamRasterBand::IRasterIO(eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize,
+                                        nBufYSize, eBufType, nPixelSpace, nLineSpace, psExtraArg);
+}
+
+GDALColorInterp NSVQBand::GetColorInterpretation()
+{
+    const GDALColorInterp eInterp = GDALPamRasterBand::GetColorInterpretation();
+    return eInterp != GCI_Undefined ? eInterp : m_eColorInterp;
+}
+
+/* An edit's value from PAM, else the file's. */
+#define NSVQ_GET_DOUBLE(getter, has, value)                                                        \
+    double NSVQBand::getter(int *pbSuccess)                                                        \
+    {                                                                                              \
+        int bFromPam = FALSE;                                                                      \
+        const double dfPam = GDALPamRasterBand::getter(&bFromPam);                                 \
+        if (pbSuccess) *pbSuccess = bFromPam || has;                                               \
+        return !bFromPam && has ? value : dfPam;                                                   \
+    }
+NSVQ_GET_DOUBLE(GetNoDataValue, m_bHasNoData, m_dfNoData)
+NSVQ_GET_DOUBLE(GetScale, m_bHasScale, m_dfScale)
+NSVQ_GET_DOUBLE(GetOffset, m_bHasOffset, m_dfOffset)
+#undef NSVQ_GET_DOUBLE
+
+const char *NSVQBand::GetUnitType()
+{
+    const char *pszUnit = GDALPamRasterBand::GetUnitType();
+    return pszUnit && pszUnit[0] ? pszUnit : m_osUnit.c_str();
+}
+
+char **NSVQBand::GetCategoryNames()
+{
+    char **papszNames = GDALPamRasterBand::GetCategoryNames();
+    return papszNames ? papszNames : m_aosCategories.List();
+}
+
+GDALRasterBand *NSVQBand::GetMaskBand()
+{
+    GDALRasterBand *poMaskBand = Owner()->m_poMaskBand.get();
+    return poMaskBand ? poMaskBand : GDALPamRasterBand::GetMaskBand();
+}
+
+int NSVQBand::GetMaskFlags()
+{
+    return Owner()->m_poMaskBand ? GMF_PER_DATASET : GDALPamRasterBand::GetMaskFlags();
+}
+
+NSVQMaskBand::NSVQMaskBand(NSVQDataset *poDSIn)
+{
+    poDS = poDSIn;
+    nBand = 0;
+    nRasterXSize = poDSIn->GetRasterXSize();
+    nRasterYSize = poDSIn->GetRasterYSize();
+    eDataType = GDT_Byte;
+    nBlockXSize = nBlockYSize = static_cast<int>(poDSIn->m_sInfo.block_size);
+}
+
+CPLErr NSVQMaskBand::IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage)
+{
+    const int nX = nBlockXOff * nBlockXSize, nY = nBlockYOff * nBlockYSize;
+    nsvq_window sWindow = MakeWindow(nX, nY, std::min(nBlockXSize, nRasterXSize - nX),
+                                     std::min(nBlockYSize, nRasterYSize - nY));
+    sWindow.pixels = static_cast<uint8_t *>(pImage);
+    sWindow.row_stride = nBlockXSize;
+    memset(pImage, 0, static_cast<size_t>(nBlockXSize) * nBlockYSize);
+    return static_cast<NSVQDataset *>(poDS)->ReadPixels(sWindow, true, false) ? CE_None
+                                                                              : CE_Failure;
+}

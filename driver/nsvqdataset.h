@@ -1,0 +1,219 @@
+/* nsvqdataset.h - the driver's classes: GDAL's calls on one side, nsvq.h on the other. */
+#ifndef NSVQDATASET_H
+#define NSVQDATASET_H
+
+#include "gdal_compat.h"
+#include "gdal_pam.h"
+#include "ogr_spatialref.h"
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "nsvq.h"
+
+/* One CPLError from a status of the library; pszDoing says what failed ("a.nsvq: cannot read"). */
+void NSVQError(nsvq_status eStatus, const nsvq_error &sError, const char *pszDoing);
+
+/* NUM_THREADS of papszOptions, else the configuration option GDAL_NUM_THREADS, else all CPUs.
+ * False, with a CPLError, when the option is neither a number from 1 nor ALL_CPUS. */
+bool NSVQGetNumThreads(CSLConstList papszOptions, int &nThreads);
+
+/* Whether a metadata domain describes one file or driver, not what the raster shows: such domains
+ * are neither written nor believed. */
+bool NSVQIsOwnDomain(const char *pszDomain);
+
+/* ---- vsisource.cpp ---- */
+
+/* Positional reads on a VSILFILE, from any number of threads. Owns the handle. */
+class NSVQSource final
+{
+  public:
+    explicit NSVQSource(VSILFILE *fp);
+    ~NSVQSource();
+    /* As the library wants it; valid as long as this object. False when the size is unknown. */
+    bool Get(nsvq_source &sSource);
+
+  private:
+    static int ReadAt(void *pUser, uint64_t nOffset, void *pBuffer, size_t nBytes);
+    size_t Read(uint64_t nOffset, void *pBuffer, size_t nBytes);
+
+    VSILFILE *m_fp;
+    bool m_bHasPRead;
+    std::mutex m_oMutex{}; // around seek + read, when the handle has no PRead
+    CPL_DISALLOW_COPY_ASSIGN(NSVQSource)
+};
+
+/* Writes to a VSILFILE. Owns the handle. */
+class NSVQSink final
+{
+  public:
+    explicit NSVQSink(VSILFILE *fp) : m_fp(fp)
+    {
+    }
+    ~NSVQSink();
+    nsvq_sink Get();
+    /* False when something of what was written may be missing. */
+    bool Close();
+
+  private:
+    static int WriteAt(void *pUser, uint64_t nOffset, const void *pBuffer, size_t nBytes);
+
+    VSILFILE *m_fp;
+    uint64_t m_nPos = 0;
+    CPL_DISALLOW_COPY_ASSIGN(NSVQSink)
+};
+
+/* ---- nsvqdataset.cpp ---- */
+
+class NSVQBand;
+class NSVQMaskBand;
+
+struct NSVQGroup { // bands nFirst .. nFirst + nCount - 1, from 0, are coded together
+    nsvq_coding eCoding;
+    int nFirst;
+    int nCount;
+};
+
+struct NSVQFileReleaser {
+    void operator()(nsvq_file *p) const
+    {
+        nsvq_close(p);
+    }
+};
+struct NSVQDecoderReleaser {
+    void operator()(nsvq_decoder *p) const
+    {
+        nsvq_decoder_destroy(p);
+    }
+};
+struct NSVQModelReleaser {
+    void operator()(nsvq_model *p) const
+    {
+        nsvq_model_release(p);
+    }
+};
+using NSVQModelPtr = std::unique_ptr<nsvq_model, NSVQModelReleaser>;
+
+class NSVQDataset final : public GDALPamDataset
+{
+    friend class NSVQBand;
+    friend class NSVQMaskBand;
+
+  public:
+    NSVQDataset();
+    ~NSVQDataset() override;
+
+    static int Identify(GDALOpenInfo *poOpenInfo);
+    static GDALDataset *Open(GDALOpenInfo *poOpenInfo);
+    /* psModel (may be NULL) is tried before the embedded and the shipped models. */
+    static GDALDataset *OpenWithModel(GDALOpenInfo *poOpenInfo, const nsvq_model *psModel);
+    static GDALDataset *CreateCopy(const char *pszFilename, GDALDataset *poSrcDS, int bStrict,
+                                   NSVQ_CSL papszOptions, GDALProgressFunc pfnProgress,
+                                   void *pProgressData);
+
+    // What a later edit put into the .aux.xml wins over what the file holds.
+    CPLErr NSVQ_GET_GEOTRANSFORM(adfGT) override;
+    const OGRSpatialReference *GetSpatialRef() const override;
+    int GetGCPCount() override;
+    const GDAL_GCP *GetGCPs() override;
+    const OGRSpatialReference *GetGCPSpatialRef() const override;
+
+  protected:
+    CPLErr IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize, void *pData,
+                     int nBufXSize, int nBufYSize, GDALDataType eBufType, int nBandCount,
+                     BANDMAP_TYPE panBandMap, GSpacing nPixelSpace, GSpacing nLineSpace,
+                     GSpacing nBandSpace, GDALRasterIOExtraArg *psExtraArg) override;
+
+  private:
+    struct Window { // in pixels
+        int nX, nY, nW, nH;
+    };
+    struct Buffer { // the caller's, of any type and spacing
+        GByte *pabyData;
+        GDALDataType eType;
+        GSpacing nPixelSpace, nLineSpace, nBandSpace;
+    };
+
+    bool OpenFile(GDALOpenInfo *poOpenInfo, const nsvq_model *psModel);
+    void LoadGroups();
+    void LoadMetadata();
+    void LoadRecord(const nsvq_meta &sMeta);
+    void LoadDomain(GDALMajorObject *poObject, const char *pszText, size_t nSize);
+    void LoadGCPs(const std::string &osText);
+    void SetStructureMetadata();
+
+    nsvq_decoder *GetDecoder();
+    bool ReadPixels(const nsvq_window &sWindow, bool bMask, bool bQuiet);
+    CPLErr ReadBlocks(int iGroup, int nBX0, int nBY0, int nBX1, int nBY1, bool bQuiet, int nOwnBand,
+                      void *pOwnBlock);
+    bool IsDirect(const Window &oWin, int nBandCount, const int *panBandMap,
+                  GDALDataType eBufType) const;
+    CPLErr ReadDirect(const Window &oWin, int nBandCount, const int *panBandMap,
+                      const Buffer &oBuffer, GDALRasterIOExtraArg *psExtraArg);
+    void Prefetch(const Window &oWin, int nBandCount, const int *panBandMap);
+
+    std::unique_ptr<NSVQSource> m_poSource{}; // outlives m_psFile, which outlives m_psDecoder
+    std::unique_ptr<nsvq_file, NSVQFileReleaser> m_psFile{};
+    std::unique_ptr<nsvq_decoder, NSVQDecoderReleaser> m_psDecoder{}; // made by the first read
+    nsvq_info m_sInfo{};
+    int m_nThreads = 1;
+    std::vector<NSVQGroup> m_aoGroups{};
+
+    OGRSpatialReference m_oSRS{};
+    OGRSpatialReference m_oGCPSRS{};
+    std::vector<int> m_anAxes{};
+    double m_dfEpoch = 0;
+    bool m_bGeoTransform = false;
+    double m_adfGeoTransform[6] = {0, 1, 0, 0, 0, 1};
+    std::vector<GDAL_GCP> m_asGCPs{};
+    std::unique_ptr<NSVQMaskBand> m_poMaskBand{}; // when the file stores a mask
+};
+
+class NSVQBand final : public GDALPamRasterBand
+{
+    friend class NSVQDataset;
+
+  public:
+    NSVQBand(NSVQDataset *poDS, int nBand, int iGroup);
+
+    CPLErr IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage) override;
+    CPLErr IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize, void *pData,
+                     int nBufXSize, int nBufYSize, GDALDataType eBufType, GSpacing nPixelSpace,
+                     GSpacing nLineSpace, GDALRasterIOExtraArg *psExtraArg) override;
+    GDALColorInterp GetColorInterpretation() override;
+    double GetNoDataValue(int *pbSuccess = nullptr) override;
+    double GetScale(int *pbSuccess = nullptr) override;
+    double GetOffset(int *pbSuccess = nullptr) override;
+    const char *GetUnitType() override;
+    char **GetCategoryNames() override;
+    GDALRasterBand *GetMaskBand() override;
+    int GetMaskFlags() override;
+
+  private:
+    NSVQDataset *Owner() const
+    {
+        return static_cast<NSVQDataset *>(poDS);
+    }
+
+    int m_iGroup;
+    GDALColorInterp m_eColorInterp = GCI_Undefined;
+    bool m_bHasNoData = false, m_bHasScale = false, m_bHasOffset = false;
+    double m_dfNoData = 0, m_dfScale = 1, m_dfOffset = 0;
+    std::string m_osUnit{};
+    CPLStringList m_aosCategories{};
+};
+
+class NSVQMaskBand final : public GDALRasterBand
+{
+  public:
+    explicit NSVQMaskBand(NSVQDataset *poDS);
+    CPLErr IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage) override;
+    bool IsMaskBand() const override
+    {
+        return true;
+    }
+};
+
+#endif

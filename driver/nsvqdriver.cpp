@@ -1,0 +1,61 @@
+/* nsvqdriver.cpp - registration: what GDAL knows of the driver before it opens a file. */
+#include "nsvqdataset.h"
+
+#include "gdal_frmts.h"
+
+static const char kOpenOptions[] =
+    "<OpenOptionList>"
+    "  <Option name='NUM_THREADS' type='string' default='ALL_CPUS' "
+    "description='Threads that decode: a number or ALL_CPUS. GDAL_NUM_THREADS when not set'/>"
+    "</OpenOptionList>";
+
+static const char kCreationOptions[] =
+    "<CreationOptionList>"
+    "  <Option name='QUALITY' type='int' min='1' max='100' default='50' "
+    "description='Quality of the lossy bands: higher is better and larger'/>"
+    "  <Option name='LOSSLESS' type='boolean' default='NO' "
+    "description='Whether all bands are coded exactly'/>"
+    "  <Option name='MODEL' type='string' "
+    "description='Name of a model of the library, or a model file (.nsvqm)'/>"
+    "  <Option name='EMBED_MODEL' type='string-select' default='AUTO' "
+    "description='Whether the file holds its model. AUTO: when the library does not ship it'>"
+    "    <Value>AUTO</Value><Value>YES</Value><Value>NO</Value>"
+    "  </Option>"
+    "  <Option name='NUM_THREADS' type='string' default='ALL_CPUS' "
+    "description='Threads that encode: a number or ALL_CPUS. GDAL_NUM_THREADS when not set'/>"
+    "</CreationOptionList>";
+
+CPL_C_START
+void CPL_DLL GDALRegister_NSVQ(void);
+void CPL_DLL GDALRegisterMe(void);
+CPL_C_END
+
+void GDALRegister_NSVQ(void)
+{
+    if (!GDAL_CHECK_VERSION("NSVQ")) return;
+    if (GDALGetDriverByName("NSVQ") != nullptr) return;
+
+    GDALDriver *poDriver = new GDALDriver();
+    poDriver->SetDescription("NSVQ");
+    poDriver->SetMetadataItem(GDAL_DCAP_RASTER, "YES");
+    poDriver->SetMetadataItem(GDAL_DCAP_VIRTUALIO, "YES");
+    poDriver->SetMetadataItem(GDAL_DCAP_COORDINATE_EPOCH, "YES");
+    poDriver->SetMetadataItem(GDAL_DMD_LONGNAME, "NSVQ: learned raster compression");
+    poDriver->SetMetadataItem(GDAL_DMD_HELPTOPIC, "drivers/raster/nsvq.html");
+    poDriver->SetMetadataItem(GDAL_DMD_EXTENSION, "nsvq");
+    poDriver->SetMetadataItem(GDAL_DMD_EXTENSIONS, "nsvq");
+    poDriver->SetMetadataItem(GDAL_DMD_MIMETYPE, "image/x-nsvq");
+    poDriver->SetMetadataItem(GDAL_DMD_CREATIONDATATYPES, "Byte");
+    poDriver->SetMetadataItem(GDAL_DMD_OPENOPTIONLIST, kOpenOptions);
+    poDriver->SetMetadataItem(GDAL_DMD_CREATIONOPTIONLIST, kCreationOptions);
+    poDriver->pfnIdentify = NSVQDataset::Identify;
+    poDriver->pfnOpen = NSVQDataset::Open;
+    poDriver->pfnCreateCopy = NSVQDataset::CreateCopy;
+    GetGDALDriverManager()->RegisterDriver(poDriver);
+}
+
+// The name that GDAL falls back to, for a plugin file that was renamed.
+void GDALRegisterMe(void)
+{
+    GDALRegister_NSVQ();
+}

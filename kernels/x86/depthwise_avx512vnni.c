@@ -1,0 +1,188 @@
+/* depthwise_avx512vnni.c - depthwise convolution by vpdpwssd on pairs of taps.
+ * May include: table.h, <immintrin.h>.
+ *
+ * Rows of taps go in pairs: interleaving input rows 2j and 2j + 1 at one column gives, for 16
+ * channels, the two words that one vpdpwssd multiplies with two taps and adds. The last row is
+ * interleaved with itself one column on. unpacklo / unpackhi split 32 channels into two halves,
+ * and packs of the two accumulators puts them back in order.
+ *   wt: [channel / 32][taps][half 2][channel 16][2 x s16], taps = row pairs x k, then (k + 1) / 2
+ *       pairs of the last row; bias and shift: [channel / 32][half 2][16]; mul: [channel]
+ */
+#include "../table.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+enum { GROUP = 32, BLOCK = 8, MAX_K = 5 };
+
+static size_t n_taps(size_t k)
+{
+    return k / 2 * k + (k + 1) / 2;
+}
+
+/* Channel within its group of word e of half h. */
+static size_t half_channel(size_t h, size_t e)
+{
+    return e / 4 * 8 + h * 4 + e % 4;
+}
+
+/* Tap pair t: the flat indices into [k][k] of its two taps, the second -1 if there is none. */
+static void tap_pair(size_t k, size_t t, size_t *first, int *second)
+{
+    if (t < k / 2 * k) {
+        *first = t / k * 2 * k + t % k;
+        *second = (int)(*first + k);
+    } else {
+        size_t kx = (t - k / 2 * k) * 2;
+        *first = (k - 1) * k + kx;
+        *second = kx + 1 < k ? (int)*first + 1 : -1;
+    }
+}
+
+static int pack(nsvq_depthwise *p, const int8_t *wt, const int32_t *bias, const uint8_t *shift,
+                const int16_t *mul)
+{
+    size_t groups = ((size_t)p->channels + GROUP - 1) / GROUP, taps = n_taps(p->k);
+    int16_t *dst;
+
+    if (nsvq_depthwise_alloc(p, groups * taps * 2 * GROUP * sizeof *dst, groups * GROUP))
+        return -1;
+    dst = p->wt;
+    for (size_t i = 0; i < groups * taps * GROUP; i++, dst += 2) {
+        size_t g = i / (taps * GROUP), t = i / GROUP % taps;
+        size_t c = g * GROUP + half_channel(i / 16 % 2, i % 16), first;
+        int second;
+
+        if (c >= p->channels) continue;
+        tap_pair(p->k, t, &first, &second);
+        dst[0] = wt[first * p->channels + c];
+        dst[1] = second < 0 ? 0 : wt[(size_t)second * p->channels + c];
+    }
+    for (size_t i = 0; i < groups * GROUP; i++) {
+        size_t c = i / GROUP * GROUP + half_channel(i / 16 % 2, i % 16);
+
+        if (c >= p->channels) continue;
+        p->bias[i] = bias[c];
+        p->shift[i] = shift[c];
+    }
+    memcpy(p->mul, mul, p->channels * sizeof *mul);
+    return 0;
+}
+
+/* As assembly, because gcc 12 copies accumulators around the intrinsic. */
+INLINE __m512i dot(__m512i acc, __m512i x, __m512i w)
+{
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
+    return acc;
+}
+
+INLINE __m512i load(const int16_t *p, int full)
+{
+    return full ? _mm512_loadu_si512(p) : _mm512_castsi256_si512(
+        _mm256_loadu_si256((const __m256i *)p));
+}
+
+/* Adds `taps` tap pairs: outputs o = 0 .. n-1 take tap t at column o + dx * t. Columns are pairs of
+ * a[column] and b[column]; `ahead` tells that b is a one column on, and has no last column. */
+INLINE void add_taps(__m512i acc[BLOCK][2], const int16_t *a, const int16_t *b, size_t stride,
+                     const __m512i *wt, int taps, int dx, int ahead, int n, int full)
+{
+    const int last = n - 1 + dx * (taps - 1);
+    __m512i w[MAX_K][2];
+
+    UNROLL
+    for (int t = 0; t < taps; t++) {
+        w[t][0] = wt[2 * t];
+        w[t][1] = wt[2 * t + 1];
+    }
+    UNROLL
+    for (int x = 0; x <= last; x++) {
+        __m512i va = load(a + x * stride, full);
+        __m512i vb = ahead && x == last ? va : load(b + x * stride, full);
+        __m512i lo = _mm512_unpacklo_epi16(va, vb), hi = _mm512_unpackhi_epi16(va, vb);
+        UNROLL
+        for (int t = 0; t < taps; t++) {
+            int o = x - dx * t;
+            if (o < 0 || o >= n) continue;
+            acc[o][0] = dot(acc[o][0], lo, w[t][0]);
+            acc[o][1] = dot(acc[o][1], hi, w[t][1]);
+        }
+    }
+}
+
+/* n outputs (k, n and full are constants) from position `pos` on, channels [first, first + 32). */
+INLINE void block(uint8_t *out, const int16_t *const *rows, const nsvq_depthwise *p, size_t pos,
+                  size_t first, int k, int n, int full)
+{
+    const size_t stride = p->channels, at = pos * stride + first;
+    const __m512i *wt = (const __m512i *)p->wt + first / GROUP * n_taps((size_t)k) * 2;
+    const int16_t *end = rows[k - 1] + at;
+    __m512i acc[BLOCK][2], shift[2], mul;
+
+    UNROLL
+    for (int i = 0; i < n; i++) {
+        acc[i][0] = _mm512_loadu_si512(p->bias + first);
+        acc[i][1] = _mm512_loadu_si512(p->bias + first + 16);
+    }
+    UNROLL
+    for (int j = 0; j < k / 2; j++)
+        add_taps(acc, rows[2 * j] + at, rows[2 * j + 1] + at, stride, wt + 2 * j * k, k, 1, 0, n,
+                 full);
+    add_taps(acc, end, end + stride, stride, wt + k / 2 * k * 2, (k + 1) / 2, 2, 1, n, full);
+    UNROLL
+    for (int h = 0; h < 2; h++)
+        shift[h] = _mm512_cvtepu8_epi32(
+            _mm_loadu_si128((const __m128i *)(p->shift + first + 16 * h)));
+    mul = _mm512_loadu_si512(p->mul + first);
+    UNROLL
+    for (int i = 0; i < n; i++) {
+        __m512i v = _mm512_packs_epi32(_mm512_srav_epi32(acc[i][0], shift[0]),
+                                       _mm512_srav_epi32(acc[i][1], shift[1]));
+        __m256i y;
+
+        v = _mm512_max_epi16(_mm512_mulhrs_epi16(v, mul), _mm512_setzero_si512());
+        y = _mm512_cvtusepi16_epi8(v);
+        if (full)
+            _mm256_storeu_si256((__m256i *)(out + at + i * stride), y);
+        else
+            _mm_storeu_si128((__m128i *)(out + at + i * stride), _mm256_castsi256_si128(y));
+    }
+}
+
+INLINE void row(uint8_t *out, const int16_t *const *rows, const nsvq_depthwise *p, size_t n, int k)
+{
+    const size_t whole = p->channels / GROUP * GROUP;
+    size_t pos = 0;
+
+    for (; pos + BLOCK <= n; pos += BLOCK) {
+        for (size_t c = 0; c < whole; c += GROUP)
+            block(out, rows, p, pos, c, k, BLOCK, 1);
+        if (whole < p->channels) block(out, rows, p, pos, whole, k, BLOCK, 0);
+    }
+    for (; pos + 2 <= n; pos += 2) {
+        for (size_t c = 0; c < whole; c += GROUP)
+            block(out, rows, p, pos, c, k, 2, 1);
+        if (whole < p->channels) block(out, rows, p, pos, whole, k, 2, 0);
+    }
+    if (pos == n) return;
+    for (size_t c = 0; c < whole; c += GROUP)
+        block(out, rows, p, pos, c, k, 1, 1);
+    if (whole < p->channels) block(out, rows, p, pos, whole, k, 1, 0);
+}
+
+static void depthwise(uint8_t *out, const int16_t *const *rows, const nsvq_depthwise *p, int n)
+{
+    if (p->k == 3)
+        row(out, rows, p, (size_t)n, 3);
+    else
+        row(out, rows, p, (size_t)n, 5);
+}
+
+void nsvq_depthwise_avx512vnni(nsvq_kernels *k)
+{
+    k->depthwise_pack = pack;
+    k->depthwise = depthwise;
+}

@@ -1,0 +1,190 @@
+/* engine.c - a model packed for one kernel table, and the two networks on pictures.
+ * May include: engine_impl.h. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine_impl.h"
+
+/* ---- memory ---- */
+
+nsvq_scratch *nsvq_scratch_create(void)
+{
+    return calloc(1, sizeof(nsvq_scratch));
+}
+
+void nsvq_scratch_destroy(nsvq_scratch *s)
+{
+    if (!s) return;
+    free(s->buffer);
+    free(s);
+}
+
+void *scratch_get(nsvq_scratch *s, size_t bytes)
+{
+    if (bytes <= s->bytes) return s->buffer;
+    bytes = (bytes + bytes / 4 + 4095) & ~(size_t)4095;
+    free(s->buffer);
+    s->buffer = aligned_alloc(64, bytes);
+    s->bytes = s->buffer ? bytes : 0;
+    return s->buffer;
+}
+
+/* ---- the encoder's tables ---- */
+
+/* By repeated squaring: each yields a binary digit of the logarithm; the ninth rounds. */
+static uint16_t log2_of(uint64_t x) /* 1 <= x < 2 in units of 2^-30 */
+{
+    uint32_t digits = 0;
+    for (int i = 0; i < 9; i++) {
+        x = x * x >> 30;
+        digits = digits << 1 | (uint32_t)(x >> 31);
+        x >>= x >> 31;
+    }
+    return (uint16_t)((digits + 1) >> 1);
+}
+
+uint32_t search_bits(const search_tables *t, uint32_t freq)
+{
+    uint32_t whole = 0;
+    while (freq >> (whole + 1)) whole++;
+    uint32_t log2_q8 = whole * 256 + t->log2_q8[(freq << (15 - whole) >> 7) & 255];
+    return log2_q8 < 15 * 256 ? 15 * 256 - log2_q8 : 0;
+}
+
+static void set_costs(search_tables *t, const nsvq_model_desc *m)
+{
+    size_t n = (size_t)m->n_slices * m->n_codes;
+
+    for (uint32_t i = 0; i < 256; i++) t->log2_q8[i] = log2_of((uint64_t)(512 + 2 * i + 1) << 21);
+    for (size_t i = 0; i < n; i++) {
+        const int16_t *code = m->codes + i * m->dim;
+        t->norm[i] = 0;
+        for (int j = 0; j < m->dim; j++) t->norm[i] += code[j] * code[j];
+        t->member_bits[i] = (uint16_t)search_bits(t, m->prior.member[i]);
+    }
+}
+
+static int search_create(search_tables *t, const nsvq_model_desc *m, const nsvq_kernels *k)
+{
+    size_t n = (size_t)m->n_slices * m->n_codes;
+
+    t->norm = malloc(n * sizeof *t->norm);
+    t->member_bits = malloc(n * sizeof *t->member_bits);
+    if (!t->norm || !t->member_bits) return -1;
+    set_costs(t, m);
+    for (int s = 0; s < m->n_slices; s++) {
+        t->codebook[s] = (nsvq_codebook){.n_codes = m->n_codes, .dim = m->dim};
+        if (k->codebook_pack(&t->codebook[s], m->codes + (size_t)s * m->n_codes * m->dim)) return -1;
+    }
+    return 0;
+}
+
+static void search_free(search_tables *t)
+{
+    for (int s = 0; s < NSVQ_MAX_SLICES; s++) nsvq_codebook_free(&t->codebook[s]);
+    free(t->norm);
+    free(t->member_bits);
+}
+
+/* ---- engine ---- */
+
+static int engine_init(nsvq_engine *e)
+{
+    const nsvq_model_desc *m = e->m;
+    if (net_create(&e->synthesis, &m->synthesis, &e->k, m->n_slices * m->dim, 1)) return -1;
+    if (prior_create(&e->prior, m, &e->k)) return -1;
+    if (!m->has_analysis) return 0;
+    if (net_create(&e->analysis, &m->analysis, &e->k, 48, NSVQ_STRIDE / 4)) return -1;
+    return search_create(&e->search, m, &e->k);
+}
+
+nsvq_engine *nsvq_engine_create(const nsvq_model_desc *m, const nsvq_kernels *k)
+{
+    nsvq_engine *e = calloc(1, sizeof *e);
+    if (!e) return NULL;
+    e->m = m;
+    e->k = *k;
+    if (engine_init(e) == 0) return e;
+    nsvq_engine_destroy(e);
+    return NULL;
+}
+
+void nsvq_engine_destroy(nsvq_engine *e)
+{
+    if (!e) return;
+    net_free(&e->analysis);
+    net_free(&e->synthesis);
+    prior_free(&e->prior);
+    search_free(&e->search);
+    free(e);
+}
+
+int nsvq_engine_synthesis_halo(const nsvq_engine *e)
+{
+    return net_halo(&e->synthesis);
+}
+
+int nsvq_engine_analysis_halo(const nsvq_engine *e)
+{
+    return e->m->has_analysis ? net_halo(&e->analysis) : 0;
+}
+
+/* ---- pictures ---- */
+
+typedef struct picture { /* one side of a run is pixels, the other latents */
+    const nsvq_kernels *k;
+    const uint8_t      *in;
+    uint8_t            *out;
+    ptrdiff_t           stride;
+    const int16_t      *y_hat;
+    int16_t            *y;
+    int                 n_latent, ww;
+    nsvq_rect           want;
+} picture;
+
+static void load_pixels(const void *user, int16_t *out, int x, int y, int n)
+{
+    const picture *p = user;
+    p->k->from_pixels(out, p->in + 4 * y * p->stride + 12 * (ptrdiff_t)x, p->stride, n);
+}
+
+static void emit_latents(const void *user, const int16_t *row, int y)
+{
+    const picture *p = user;
+    size_t         n = (size_t)p->want.w * (size_t)p->n_latent;
+    memcpy(p->y + (size_t)(y - p->want.y) * n, row, n * sizeof *row);
+}
+
+static void load_latents(const void *user, int16_t *out, int x, int y, int n)
+{
+    const picture *p = user;
+    size_t         at = (size_t)y * (size_t)p->ww + (size_t)x;
+    memcpy(out, p->y_hat + at * (size_t)p->n_latent, (size_t)n * (size_t)p->n_latent * sizeof *out);
+}
+
+static void emit_pixels(const void *user, const int16_t *row, int y)
+{
+    const picture *p = user;
+    p->k->to_pixels(p->out + (ptrdiff_t)NSVQ_STRIDE * (y - p->want.y) * p->stride, p->stride, row,
+                    p->want.w);
+}
+
+int nsvq_engine_analyse(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *rgb, ptrdiff_t stride,
+                        int ww, int wh, nsvq_rect want, int16_t *y)
+{
+    picture p = {.k = &e->k, .in = rgb, .stride = stride, .y = y, .want = want,
+                 .n_latent = e->m->n_slices * e->m->dim};
+    net_job job = {.ww = ww, .wh = wh, .want = want, .user = &p, .load = load_pixels,
+                   .emit = emit_latents};
+    return net_run(&e->analysis, s, &job);
+}
+
+int nsvq_engine_synthesise(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y_hat, int ww, int wh,
+                           nsvq_rect want, uint8_t *rgb, ptrdiff_t stride)
+{
+    picture p = {.k = &e->k, .out = rgb, .stride = stride, .y_hat = y_hat, .want = want, .ww = ww,
+                 .n_latent = e->m->n_slices * e->m->dim};
+    net_job job = {.ww = ww, .wh = wh, .want = want, .user = &p, .load = load_latents,
+                   .emit = emit_pixels};
+    return net_run(&e->synthesis, s, &job);
+}

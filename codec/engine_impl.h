@@ -1,0 +1,50 @@
+/* engine_impl.h - what the engine's own files share. May include: engine.h, net.h, prior.h. */
+#ifndef NSVQ_ENGINE_IMPL_H
+#define NSVQ_ENGINE_IMPL_H
+
+#include "engine.h"
+#include "net.h"
+#include "prior.h"
+
+struct nsvq_scratch {
+    void  *buffer; /* 64-byte aligned */
+    size_t bytes;
+};
+
+/* At least `bytes` bytes, 64-byte aligned, of undefined content; what was got before is lost. NULL
+ * without memory. */
+void *scratch_get(nsvq_scratch *s, size_t bytes);
+
+/* Carves pieces, each 64-byte aligned, out of one buffer: with base NULL it only adds up sizes. */
+typedef struct carver {
+    uint8_t *base;
+    size_t   used;
+} carver;
+
+static inline void *carve(carver *c, size_t bytes)
+{
+    uint8_t *p = c->base ? c->base + c->used : NULL;
+    c->used += (bytes + 63) & ~(size_t)63;
+    return p;
+}
+
+/* The encoder's tables; only for models with an analysis network. */
+typedef struct search_tables {
+    nsvq_codebook codebook[NSVQ_MAX_SLICES];
+    int32_t      *norm;         /* [slice][code] |code|^2 */
+    uint16_t     *member_bits;  /* [slice][code], unit 1/256 bit */
+    uint16_t      log2_q8[256]; /* log2(1 + (i + 1/2) / 256), unit 1/256 */
+} search_tables;
+
+/* Bits that a symbol of frequency freq / 2^15 costs, unit 1/256. */
+uint32_t search_bits(const search_tables *t, uint32_t freq);
+
+struct nsvq_engine {
+    const nsvq_model_desc *m;
+    nsvq_kernels           k;
+    net                    analysis, synthesis;
+    prior                  prior;
+    search_tables          search;
+};
+
+#endif

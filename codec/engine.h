@@ -1,0 +1,45 @@
+/* engine.h - a model made ready for one kernel table: integer networks and entropy coding of one block
+ * of latents. Knows nothing of files, bands, threads. Used by the codec and by the trainer's checks.
+ * May include: model/desc.h, kernels.h. */
+#ifndef NSVQ_ENGINE_H
+#define NSVQ_ENGINE_H
+
+#include "model/desc.h"
+
+#define NSVQ_STRIDE       16 /* pixels per latent */
+#define NSVQ_BLOCK_LATENT 32 /* latents per side of a block */
+
+typedef struct nsvq_engine  nsvq_engine;  /* immutable: packed weights and tables; shared by threads */
+typedef struct nsvq_scratch nsvq_scratch; /* buffers, one per thread; grows on demand */
+
+/* m must outlive the engine (it is not copied), and have passed nsvq_model_check. NULL: no memory. */
+nsvq_engine  *nsvq_engine_create(const nsvq_model_desc *m, const nsvq_kernels *k);
+void          nsvq_engine_destroy(nsvq_engine *e);
+nsvq_scratch *nsvq_scratch_create(void);
+void          nsvq_scratch_destroy(nsvq_scratch *s);
+
+/* Latents around a wanted rectangle that its exact result depends on. */
+int nsvq_engine_synthesis_halo(const nsvq_engine *e);
+int nsvq_engine_analysis_halo(const nsvq_engine *e);
+
+typedef struct nsvq_rect { int x, y, w, h; } nsvq_rect; /* in latents */
+
+/* All return 0, or -1 without memory (block_decode: or -2 when the bytes are not a block).
+ *
+ * rgb: window of ww x wh latents (16 pixels each way per latent), interleaved, rows `stride` apart.
+ * The borders of the window count as borders of the picture: where they are not, the caller passes
+ * analysis_halo latents more than `want` on that side. y: [want.h][want.w][L]. */
+int nsvq_engine_analyse(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *rgb, ptrdiff_t stride,
+                        int ww, int wh, nsvq_rect want, int16_t *y);
+/* y_hat: window [wh][ww][L]; rgb receives want.w * 16 x want.h * 16 pixels, interleaved. */
+int nsvq_engine_synthesise(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y_hat, int ww, int wh,
+                           nsvq_rect want, uint8_t *rgb, ptrdiff_t stride);
+/* y [bh][bw][L], bw, bh <= 32. *out (cap bytes, at least nsvq_block_bound()) receives the block's
+ * base layer, *size its bytes; y_hat the latents that block_decode makes of it. */
+int nsvq_block_encode(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y, int bw, int bh,
+                      int quality, uint8_t *out, size_t cap, size_t *size, int16_t *y_hat);
+int nsvq_block_decode(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *in, size_t size, int bw,
+                      int bh, int quality, int16_t *y_hat);
+size_t nsvq_block_bound(const nsvq_engine *e, int bw, int bh);
+
+#endif

@@ -1,0 +1,220 @@
+/* nsvq.h - read and write NSVQ raster files. The only installed header.
+ *
+ * The library never prints, never exits and keeps no mutable globals besides once-initialised caches.
+ * Promised: pixels decoded from given bytes never change, whatever the CPU and the number of threads.
+ * The encoder's bytes depend on input and options alone within one version of the library, and may
+ * change between versions. */
+#ifndef NSVQ_H
+#define NSVQ_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define NSVQ_API __attribute__((visibility("default")))
+#else
+#define NSVQ_API
+#endif
+
+#define NSVQ_VERSION_MAJOR 0
+#define NSVQ_VERSION_MINOR 1
+#define NSVQ_VERSION_PATCH 0
+
+typedef enum nsvq_status { /* ABI: append, never renumber */
+    NSVQ_OK = 0,
+    NSVQ_E_ARG = 1,         /* the caller's mistake */
+    NSVQ_E_NOMEM = 2,
+    NSVQ_E_IO = 3,          /* a callback failed */
+    NSVQ_E_CORRUPT = 4,     /* the bytes are not what was written */
+    NSVQ_E_UNSUPPORTED = 5, /* a version, type or mandatory section that this library does not know */
+    NSVQ_E_LIMIT = 6,       /* larger than the caller's limits */
+    NSVQ_E_DEVICE = 7,
+    NSVQ_E_NO_MODEL = 8,    /* the file's model is neither embedded nor found; text names its id */
+    NSVQ_E_CANCELLED = 9    /* the progress callback returned 0 */
+} nsvq_status;
+
+typedef struct nsvq_error { /* caller-owned, so it works when open fails */
+    uint64_t offset;        /* byte in the file, or UINT64_MAX */
+    char     text[248];
+} nsvq_error;
+
+NSVQ_API const char *nsvq_version(void);               /* "0.1.0" */
+NSVQ_API const char *nsvq_status_text(nsvq_status st); /* never NULL */
+/* Name of the kernels that this process uses: "c", "avx2", "avx512vnni"; NULL when NSVQ_CPU holds an
+ * unknown word (everything else then fails with NSVQ_E_ARG). */
+NSVQ_API const char *nsvq_cpu_name(void);
+
+/* ---- models ---- */
+
+typedef struct nsvq_model nsvq_model; /* immutable, shared by threads, reference-counted */
+
+/* From bytes (NSVQ_E_CORRUPT with a text saying what is wrong). bytes are copied. */
+NSVQ_API nsvq_status nsvq_model_open(nsvq_model **out, const void *bytes, size_t size, nsvq_error *err);
+/* A model compiled into the library, by name; NULL = the default one. */
+NSVQ_API nsvq_status nsvq_model_shipped(nsvq_model **out, const char *name, nsvq_error *err);
+/* Name of the i-th shipped model (0 is the default), NULL past the last. */
+NSVQ_API const char *nsvq_model_shipped_name(int i);
+NSVQ_API void        nsvq_model_release(nsvq_model *m);
+NSVQ_API const char *nsvq_model_name(const nsvq_model *m);
+NSVQ_API uint64_t    nsvq_model_id_of(const nsvq_model *m);
+
+/* ---- metadata ---- */
+
+/* What a raster carries beside its pixels: a list of records, each for the whole dataset (band 0) or
+ * for one band (from 1). Payloads are little endian; texts are UTF-8 without a terminating 0. The
+ * payloads are defined in FORMAT.md; the library stores them unread. */
+typedef enum nsvq_meta_tag {
+    NSVQ_META_CRS_WKT2 = 1,      /* text */
+    NSVQ_META_CRS_AXES = 2,      /* s32 x n: data axis to CRS axis mapping */
+    NSVQ_META_CRS_EPOCH = 3,     /* f64 */
+    NSVQ_META_GEOTRANSFORM = 4,  /* f64 x 6, GDAL's order */
+    NSVQ_META_DOMAIN = 5,        /* text: domain name, 0, then "KEY=VALUE" or XML items, each + 0 */
+    NSVQ_META_DESCRIPTION = 6,   /* text; band */
+    NSVQ_META_COLOR_INTERP = 7,  /* text: GDAL's name of the interpretation; band */
+    NSVQ_META_NODATA = 8,        /* f64; band */
+    NSVQ_META_GCPS = 9,          /* text lines: id, info, pixel, line, x, y, z (tab separated, %.17g) */
+    NSVQ_META_GCP_WKT2 = 10,     /* text */
+    NSVQ_META_SCALE = 11,        /* f64; band */
+    NSVQ_META_OFFSET = 12,       /* f64; band */
+    NSVQ_META_UNIT = 13,         /* text; band */
+    NSVQ_META_CATEGORIES = 14    /* texts, each + 0; band */
+} nsvq_meta_tag;
+
+typedef struct nsvq_meta {
+    uint16_t    tag;  /* nsvq_meta_tag; unknown ones are kept */
+    uint16_t    band; /* 0 = dataset */
+    uint32_t    size;
+    const void *data;
+} nsvq_meta;
+
+/* ---- reading ---- */
+
+typedef struct nsvq_source { /* positional: no cursor, callable from many threads */
+    void    *user;
+    uint64_t size;
+    int    (*read_at)(void *user, uint64_t offset, void *buf, size_t len); /* 0 = got all len */
+} nsvq_source;
+
+typedef struct nsvq_open_options { /* in every field 0 = default */
+    size_t            struct_size;     /* sizeof(nsvq_open_options); fields get appended */
+    const nsvq_model *model;           /* tried before embedded and shipped models, if its id matches */
+    const char       *model_path;      /* folders, ':'-separated, searched for <id>.nsvqm; default:
+                                          the environment's NSVQ_MODEL_PATH, then the install folder */
+    uint64_t          max_cache_bytes; /* of decoded latents; default 64 MiB */
+} nsvq_open_options;
+
+/* How the bands of a group are coded. */
+typedef enum nsvq_coding {
+    NSVQ_CODING_VQ3 = 1,  /* three bands through a vq model */
+    NSVQ_CODING_VQ1 = 2,  /* one band, as three equal ones, through a vq model */
+    NSVQ_CODING_EXACT = 3 /* one band, lossless */
+} nsvq_coding;
+
+typedef struct nsvq_info {
+    size_t   struct_size; /* set by the caller */
+    uint32_t width, height, n_bands;
+    uint32_t bits;        /* per sample: 8 */
+    uint32_t block_size;  /* 512 */
+    uint32_t n_levels;    /* 1: no overviews in the file */
+    uint32_t quality;     /* 1..100, 0 when no group is lossy */
+    uint32_t n_groups;
+    uint64_t model_id;    /* 0: none needed */
+    char     model_name[32];
+    uint8_t  embedded;    /* the file holds its model */
+    uint8_t  has_mask;    /* a dataset mask is stored: 0 or 255 per pixel */
+} nsvq_info;
+
+typedef struct nsvq_file    nsvq_file;    /* immutable once open, shared by threads */
+typedef struct nsvq_decoder nsvq_decoder; /* scratch memory, one per thread */
+
+/* Reads header, index and metadata; no block. src is copied; src->user must outlive *out. opt and
+ * err may be NULL. On failure *out is NULL. Release with nsvq_close(); nsvq_close(NULL) is fine. */
+NSVQ_API nsvq_status nsvq_open(nsvq_file **out, const nsvq_source *src, const nsvq_open_options *opt,
+                               nsvq_error *err);
+NSVQ_API void        nsvq_close(nsvq_file *f);
+/* True when the (at least 12) first bytes are an NSVQ file's. Reads nothing else. */
+NSVQ_API int         nsvq_identify(const void *bytes, size_t size);
+NSVQ_API void        nsvq_get_info(const nsvq_file *f, nsvq_info *info);
+NSVQ_API size_t      nsvq_meta_count(const nsvq_file *f);
+/* The record lives as long as f. NSVQ_E_ARG past the end. */
+NSVQ_API nsvq_status nsvq_meta_get(const nsvq_file *f, size_t i, nsvq_meta *out);
+/* Coding and first band (from 0) and number of bands of group g. */
+NSVQ_API nsvq_status nsvq_group_get(const nsvq_file *f, uint32_t g, nsvq_coding *coding,
+                                    uint32_t *first_band, uint32_t *n_bands);
+/* Where block (bx, by) of group g lies: for tools. size 0: the block is not stored (all nodata). */
+NSVQ_API nsvq_status nsvq_block_get(const nsvq_file *f, uint32_t level, uint32_t bx, uint32_t by,
+                                    uint32_t g, uint64_t *offset, uint64_t *size, nsvq_error *err);
+
+NSVQ_API nsvq_status nsvq_decoder_create(nsvq_decoder **out, nsvq_file *f, int n_threads,
+                                         nsvq_error *err); /* n_threads 0 = 1; f must outlive it */
+NSVQ_API void        nsvq_decoder_destroy(nsvq_decoder *d);
+
+typedef struct nsvq_window {
+    size_t   struct_size;
+    uint32_t level;          /* 0 = full resolution */
+    uint32_t x, y, w, h;     /* pixels of that level, inside it */
+    uint32_t n_bands;        /* of this request */
+    const uint32_t *bands;   /* from 0, any order, repeats allowed; NULL = 0 .. n_bands - 1 */
+    uint8_t *pixels;         /* sample of bands[i] at (x + c, y + r):
+                                pixels[i * band_stride + r * row_stride + c * pixel_stride] */
+    ptrdiff_t pixel_stride, row_stride, band_stride;
+} nsvq_window;
+
+/* Any window holds exactly what a read of the whole level holds there. Fails (NSVQ_E_CORRUPT, text
+ * names group and block) when and only when its pixels depend on damaged bytes; pixels is then
+ * undefined. */
+NSVQ_API nsvq_status nsvq_read(nsvq_decoder *d, const nsvq_window *w, nsvq_error *err);
+/* The dataset mask, one byte per pixel, 0 or 255 (all 255 when none is stored). bands are ignored. */
+NSVQ_API nsvq_status nsvq_read_mask(nsvq_decoder *d, const nsvq_window *w, nsvq_error *err);
+
+/* ---- writing ---- */
+
+typedef struct nsvq_sink { /* random access: the index is patched at the end */
+    void *user;
+    int (*write_at)(void *user, uint64_t offset, const void *buf, size_t len); /* 0 = wrote all */
+} nsvq_sink;
+
+typedef struct nsvq_band {
+    uint8_t exact;      /* code this band losslessly (alpha, labels) */
+    uint8_t has_nodata; /* pixels equal to nodata stay exactly so, and no other becomes so */
+    uint8_t nodata;
+} nsvq_band;
+
+typedef struct nsvq_raster { /* what to encode: pulled by callbacks, from the calling thread only */
+    size_t   struct_size;
+    void    *user;
+    uint32_t width, height, n_bands;
+    const nsvq_band *bands;       /* n_bands */
+    const nsvq_meta *meta;        /* n_meta records, stored as they are */
+    uint32_t n_meta;
+    uint8_t  has_mask;
+    /* Bands first .. first + n - 1 of a window, pixel-interleaved: n bytes per pixel, dense rows.
+     * 0 = fine; anything else ends the encoding with NSVQ_E_IO. */
+    int (*read)(void *user, uint32_t x, uint32_t y, uint32_t w, uint32_t h, uint32_t first, uint32_t n,
+                uint8_t *pixels);
+    int (*read_mask)(void *user, uint32_t x, uint32_t y, uint32_t w, uint32_t h, uint8_t *mask);
+    int (*progress)(void *user, double done); /* 0..1; return 0 to stop: NSVQ_E_CANCELLED. May be NULL */
+} nsvq_raster;
+
+typedef struct nsvq_encode_options { /* in every field 0 = default */
+    size_t            struct_size;
+    const nsvq_model *model;     /* default: the shipped default */
+    int               quality;   /* 1..100; default 50 */
+    int               n_threads; /* default 1 */
+    int               embed;     /* 0 = when the library does not ship the model, 1 = always, 2 = never */
+} nsvq_encode_options;
+
+/* Writes a whole file into an empty sink; *bytes (may be NULL) receives its size. Consecutive runs of
+ * three lossy bands with equal nodata settings form a group, others stand alone. The footer comes
+ * last: what a failed call leaves is never a valid file. */
+NSVQ_API nsvq_status nsvq_encode(const nsvq_sink *sink, const nsvq_raster *raster,
+                                 const nsvq_encode_options *opt, uint64_t *bytes, nsvq_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

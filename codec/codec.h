@@ -1,0 +1,273 @@
+/* codec.h - the codec's internal types and what its files offer each other.
+ * May include: nsvq.h, engine.h, bytes.h, the standard library, pthread. Never: GDAL; stdio only for
+ * texts (file.c) and model files (models.c). */
+#ifndef NSVQ_CODEC_H
+#define NSVQ_CODEC_H
+
+#include "nsvq.h"
+#include "bytes.h"
+#include "engine.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define FORMAT_VERSION  1
+#define BLOCK           (NSVQ_STRIDE * NSVQ_BLOCK_LATENT) /* pixels per side */
+#define MAX_DIMENSION   0x7fffffffu
+#define MAX_BANDS       16384u
+#define MAX_THREADS     256
+#define MAX_SECTIONS    64u
+#define MAX_SECTION_RAW (UINT64_C(1) << 28)
+#define SIGNATURE_BYTES 8u
+#define PREFIX_BYTES    12u /* signature, version, header size */
+#define FOOTER_BYTES    16u
+#define FRONT_BYTES     16384u /* what open reads at first */
+#define PAGE_ENTRIES    512u
+#define NO_OFFSET       UINT64_MAX
+
+/* Group codings in the file: nsvq_coding and one more. */
+#define CODING_MASK 4u /* the dataset mask: last group, no bands */
+
+typedef struct group {
+    uint8_t coding;     /* nsvq_coding or CODING_MASK */
+    uint8_t has_nodata; /* equal in all bands of a group */
+    uint8_t nodata;
+    uint8_t n_bands;    /* 3, 1, or 0 for the mask */
+    uint32_t first_band;
+} group;
+
+typedef enum section_kind { SECTION_META = 1, SECTION_MODEL = 2 } section_kind;
+
+typedef struct section {
+    uint8_t kind;
+    bool behind_index, mandatory;
+    uint32_t crc;
+    uint64_t stored, raw; /* bytes in the file, and inflated */
+    uint64_t offset;      /* computed */
+} section;
+
+/* FORMAT.md 3: header, and the places that follow from it. */
+typedef struct header {
+    uint32_t width, height, n_bands;
+    uint8_t n_levels, quality; /* quality 0: no lossy group */
+    uint64_t model_id;         /* 0: none needed */
+    char model_name[32];
+    uint32_t n_groups;         /* with the mask */
+    bool has_mask;
+    group *groups;             /* [n_groups], owned */
+    uint32_t n_sections;
+    section sections[MAX_SECTIONS];
+    /* computed */
+    uint32_t blocks_x, blocks_y;
+    uint64_t n_entries, index_offset, blocks_offset;
+} header;
+
+/* A page of the index: start[i] is where entry i begins, start[i + 1] its end. */
+typedef struct page {
+    uint32_t n;
+    uint64_t start[];
+} page;
+
+struct nsvq_model {
+    atomic_int refs;
+    nsvq_model_desc desc;
+    nsvq_engine *engine;
+    uint64_t id;
+};
+
+/* Flags of a stored block: its parts, in this order (FORMAT.md 4.1). */
+enum { PART_MASK = 1, PART_BASE = 2, PART_EXACT = 4 };
+
+typedef struct entry entry;
+
+/* Blocks made ready, least recently used first out; see cache.c. */
+typedef struct cache {
+    pthread_mutex_t lock;
+    pthread_cond_t ready;
+    entry **buckets; /* [CACHE_BUCKETS] */
+    entry *newest, *oldest; /* unused ones only */
+    uint64_t bytes, max_bytes;
+} cache;
+
+struct nsvq_file {
+    nsvq_source src;
+    header h;
+    nsvq_model *model;      /* NULL: no lossy group */
+    bool embedded;
+    uint8_t *meta_bytes;    /* inflated section; meta points into it */
+    nsvq_meta *meta;
+    size_t n_meta;
+    uint64_t n_pages;
+    _Atomic(page *) *pages; /* loaded on demand, each once */
+    cache cache;
+};
+
+/* One cell of the grid. */
+typedef struct cell {
+    uint32_t level, bx, by, g;
+} cell;
+
+/* ---- file.c ---- */
+
+/* Fills err (may be NULL) and returns st. */
+nsvq_status fail(nsvq_error *err, nsvq_status st, uint64_t offset, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+/* Copies a caller's struct that begins with its struct_size; fields past it become 0. */
+nsvq_status copy_options(void *dst, size_t known, const void *src, const char *what,
+                         nsvq_error *err);
+nsvq_status source_read(const nsvq_source *src, uint64_t offset, void *buf, size_t len,
+                        const char *what, nsvq_error *err);
+uint32_t checksum(uint32_t seed, const void *bytes, size_t n); /* zlib's crc32 */
+
+/* ---- header.c ---- */
+
+/* Signature and version, then the size of the whole header. bytes: at least PREFIX_BYTES. */
+nsvq_status header_prefix(const uint8_t *bytes, uint32_t *header_bytes, nsvq_error *err);
+/* footer [FOOTER_BYTES]: checks magic, size of the file and the header's checksum. */
+nsvq_status header_seal_check(const uint8_t *bytes, uint32_t header_bytes, const uint8_t *footer,
+                              uint64_t file_size, nsvq_error *err);
+nsvq_status header_parse(header *h, const uint8_t *bytes, uint32_t header_bytes,
+                         uint64_t file_size, nsvq_error *err);
+/* Appends the header to w; fills h's computed fields. */
+nsvq_status header_store(header *h, wr *w, nsvq_error *err);
+void header_seal(uint8_t footer[FOOTER_BYTES], const uint8_t *bytes, size_t header_bytes,
+                 uint64_t file_size);
+void header_free(header *h);
+/* Pixels of a block, clipped to the picture. */
+void block_extent(const header *h, uint32_t bx, uint32_t by, uint32_t *w, uint32_t *h_out);
+static inline bool is_lossy(const group *g)
+{
+    return g->coding == NSVQ_CODING_VQ3 || g->coding == NSVQ_CODING_VQ1;
+}
+/* May a block of the group be left out of the file? */
+static inline bool may_be_empty(const group *g)
+{
+    return g->has_nodata || g->coding == CODING_MASK;
+}
+
+/* ---- index.c ---- */
+
+uint64_t index_entry(const header *h, cell c);
+cell index_cell(const header *h, uint64_t e);
+static inline uint64_t index_bytes(uint64_t n_entries)
+{
+    uint64_t n_pages = (n_entries + PAGE_ENTRIES - 1) / PAGE_ENTRIES;
+    return 12 * n_pages + 4 * n_entries;
+}
+static inline uint64_t index_page_offset(const header *h, uint64_t i)
+{
+    return h->index_offset + i * (12 + 4 * PAGE_ENTRIES);
+}
+/* Takes the pages that lie in the first `size` bytes of the file. Damaged ones are left for whoever
+ * needs them. */
+void index_take_front(nsvq_file *f, const uint8_t *front, size_t size);
+nsvq_status index_locate(nsvq_file *f, uint64_t e, uint64_t *offset, uint32_t *size,
+                         nsvq_error *err);
+
+/* ---- meta.c, deflate.c ---- */
+
+nsvq_status section_load(const nsvq_source *src, const section *s, const char *what, uint8_t **raw,
+                         nsvq_error *err);
+nsvq_status meta_parse(nsvq_file *f, size_t size, nsvq_error *err);
+nsvq_status meta_store(wr *w, const nsvq_meta *meta, uint32_t n, uint32_t n_bands, nsvq_error *err);
+
+/* Raw deflate. inflate: 0 when exactly in_size bytes gave exactly out_size, -1 when not, -2 without
+ * memory. deflate: appends at level 9. */
+int inflate_exact(uint8_t *out, size_t out_size, const uint8_t *in, size_t in_size);
+void wr_deflate(wr *w, const uint8_t *in, size_t n);
+
+/* ---- models.c ---- */
+
+const nsvq_kernels *kernels_get(void); /* NULL: NSVQ_CPU holds an unknown word */
+nsvq_model *model_retain(const nsvq_model *m);
+bool model_is_shipped(uint64_t id);
+nsvq_status model_find(nsvq_file *f, const nsvq_open_options *opt, nsvq_error *err);
+
+/* ---- exact.c ---- */
+
+/* Masks: one bit per pixel, 1 = masked, rows of mask_stride(w) bytes, high bit first, padding 0. */
+static inline size_t mask_stride(uint32_t w)
+{
+    return (w + 7) / 8;
+}
+static inline bool mask_get(const uint8_t *row, uint32_t x)
+{
+    return row[x >> 3] >> (7 - (x & 7)) & 1;
+}
+/* bits: n_bands planes. */
+void mask_encode(wr *w, const uint8_t *bits, uint32_t n_bands, uint32_t width, uint32_t height);
+/* 0, -1 corrupt, -2 without memory. */
+int mask_decode(uint8_t *bits, uint32_t n_bands, uint32_t width, uint32_t height,
+                const uint8_t *in, size_t size);
+void exact_encode(wr *w, const uint8_t *px, ptrdiff_t stride, uint32_t width, uint32_t height);
+int exact_decode(uint8_t *px, uint32_t width, uint32_t height, const uint8_t *in, size_t size);
+/* Replaces samples equal to nodata by a smooth continuation of the others, per channel.
+ * px: interleaved, 3 channels, w x h. Returns -1 without memory. */
+int fill_nodata(uint8_t *px, ptrdiff_t stride, int w, int h, uint8_t nodata);
+
+/* ---- decode.c: bytes of a block -> what windows need of it ---- */
+
+typedef enum entry_state { ENTRY_LOADING, ENTRY_READY, ENTRY_FAILED } entry_state;
+
+struct entry {
+    uint64_t number;         /* in the index */
+    entry *chain, *newer, *older;
+    uint32_t refs;
+    entry_state state;
+    nsvq_status status;      /* of a failed one */
+    nsvq_error error;
+    uint64_t offset;         /* in the file */
+    uint32_t size;           /* 0: not stored, everything is masked */
+    int16_t *latents;        /* lossy: [bh][bw][L]; NULL: zero vectors */
+    uint8_t *pixels;         /* exact: [h][w]; NULL: all nodata */
+    uint8_t *mask;           /* mask layer as stored; NULL: nothing is masked, or size is 0 */
+    size_t mask_bytes;
+    bool mask_damaged;       /* fails only who needs the mask: mask is NULL then */
+    size_t bytes;            /* of memory */
+};
+
+nsvq_status block_error(nsvq_error *err, nsvq_status st, const entry *e, const header *h,
+                        const char *what);
+nsvq_status block_parse(const nsvq_file *f, entry *e, const uint8_t *bytes, nsvq_scratch *s,
+                        nsvq_error *err);
+
+/* ---- cache.c ---- */
+
+nsvq_status cache_create(cache *c, uint64_t max_bytes);
+void cache_destroy(cache *c);
+/* References n entries. mine[i] tells which the caller has to load and then publish, before it waits
+ * for others: so nobody waits in a circle. */
+nsvq_status cache_claim(cache *c, const uint64_t *numbers, size_t n, entry **out, bool *mine);
+void cache_publish(cache *c, entry *e, nsvq_status st, const nsvq_error *error);
+nsvq_status cache_wait(cache *c, entry *e, nsvq_error *err);
+void cache_release(cache *c, entry **entries, size_t n);
+
+/* ---- pool.c ---- */
+
+/* Runs task(user, thread, item) for items 0 .. n - 1, taken in order, on up to n_threads threads of
+ * which number 0 is the caller's. A task that returns nonzero stops the taking; those with smaller
+ * numbers have been taken by then and are finished. */
+typedef int (*pool_task)(void *user, int thread, size_t item);
+void pool_run(int n_threads, size_t n, pool_task task, void *user);
+
+/* ---- write.c ---- */
+
+typedef struct writer {
+    const nsvq_sink *sink;
+    header h;
+    wr head;          /* the header's bytes */
+    uint64_t at;      /* where the next block goes */
+    uint64_t entry;   /* its number in the index */
+    wr page;          /* of the index, so far */
+} writer;
+
+/* Takes over h (groups, sections' payloads are copied to the sink). payload[i] belongs to section i. */
+nsvq_status writer_begin(writer *w, const nsvq_sink *sink, header *h, const wr *payload,
+                         nsvq_error *err);
+/* n blocks in the order of the index, their bytes one after the other. */
+nsvq_status writer_blocks(writer *w, const uint8_t *bytes, const uint32_t *sizes, size_t n,
+                          nsvq_error *err);
+nsvq_status writer_end(writer *w, uint64_t *size, nsvq_error *err);
+void writer_free(writer *w);
+
+#endif

@@ -1,0 +1,529 @@
+/* encode.c - pixels -> blocks. Goes through the rows of blocks in chunks of some blocks side by side;
+ * of a chunk one group after the other: its pixels with the analysis' halo are pulled into a strip,
+ * its blocks coded in parallel, then all blocks of the chunk are written in the order of the index.
+ * So memory depends on neither width nor height, and bytes do not depend on the number of threads. */
+#include "codec.h"
+
+#include <assert.h>
+
+enum { MAX_CHUNK = 64, MIN_CHUNK = 4, CHUNK_PIECES = 256 }; /* blocks; blocks times groups, about */
+
+/* One thread's memory. */
+typedef struct slot {
+    nsvq_scratch *scratch;
+    uint8_t *window;     /* pixels of a block with halo, filled */
+    int16_t *y, *y_hat;  /* of a block */
+    uint8_t *base;       /* [base_cap] base layer */
+    uint8_t *bits;       /* mask planes of a block */
+    size_t base_cap;
+} slot;
+
+/* Pixels of a group: columns x0 .. x1 - 1 and rows y0 .. y1 - 1 of the picture, padded to the right
+ * and below by edge replication in lossy groups, then with three channels. */
+typedef struct strip {
+    uint8_t *px;
+    size_t cap;
+    ptrdiff_t stride;
+    uint32_t g, x0, y0, x1, y1;
+} strip;
+
+typedef struct encoder {
+    nsvq_raster r;
+    nsvq_encode_options opt;
+    nsvq_model *model; /* NULL: no lossy group */
+    writer w;
+    uint32_t halo; /* latents */
+    slot *slots;   /* [opt.n_threads] */
+    strip strip;
+    /* the chunk: blocks bx0 .. bx0 + n - 1 of row by */
+    uint32_t chunk, bx0, by, n, g;
+    wr *pieces;      /* [n][groups] a block each */
+    uint32_t *sizes; /* as pieces */
+    wr joined;
+    atomic_ullong done; /* blocks, groups counted apart */
+    atomic_int status;
+} encoder;
+
+/* ---- strips ---- */
+
+/* Grows the strip's memory, keeping what it holds. */
+static nsvq_status strip_room(strip *s, size_t size, nsvq_error *err)
+{
+    if (size <= s->cap) return NSVQ_OK;
+    uint8_t *p = realloc(s->px, size);
+    if (!p) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    s->px = p;
+    s->cap = size;
+    return NSVQ_OK;
+}
+
+/* Rows y0 .. y1 - 1 from the caller, dense, to p. */
+static nsvq_status pull(encoder *e, const strip *s, uint32_t y0, uint32_t y1, uint8_t *p,
+                        nsvq_error *err)
+{
+    const nsvq_raster *r = &e->r;
+    const group *g = &e->w.h.groups[s->g];
+    int failed;
+
+    if (g->coding == CODING_MASK)
+        failed = r->read_mask(r->user, s->x0, y0, s->x1 - s->x0, y1 - y0, p);
+    else
+        failed = r->read(r->user, s->x0, y0, s->x1 - s->x0, y1 - y0, g->first_band, g->n_bands, p);
+    if (failed)
+        return fail(err, NSVQ_E_IO, NO_OFFSET, "cannot get rows %u to %u of the raster", y0, y1 - 1);
+    return NSVQ_OK;
+}
+
+/* n dense rows of `width` pixels at p become rows of `stride` bytes with three channels, padded to the
+ * right. From behind, so that nothing is overwritten before it has moved. */
+static void widen(uint8_t *p, uint32_t width, uint32_t n, uint32_t channels, ptrdiff_t stride)
+{
+    for (uint32_t y = n; y-- > 0;) {
+        uint8_t *to = p + (ptrdiff_t)y * stride, *from = p + (size_t)y * width * channels;
+        if (channels == 3) {
+            memmove(to, from, 3 * (size_t)width);
+        } else {
+            for (size_t x = width; x-- > 0;) {
+                uint8_t v = from[x];
+                to[3 * x] = to[3 * x + 1] = to[3 * x + 2] = v;
+            }
+        }
+        for (ptrdiff_t i = 3 * (ptrdiff_t)width; i < stride; i++) to[i] = to[i - 3];
+    }
+}
+
+static uint32_t round_up(uint32_t v)
+{
+    return (v + NSVQ_STRIDE - 1) / NSVQ_STRIDE * NSVQ_STRIDE;
+}
+
+static nsvq_status strip_lossy(encoder *e, strip next, nsvq_error *err)
+{
+    const header *h = &e->w.h;
+    strip *s = &e->strip;
+    uint32_t margin = e->halo * NSVQ_STRIDE, from;
+
+    next.x0 -= next.x0 < margin ? next.x0 : margin;
+    next.y0 -= next.y0 < margin ? next.y0 : margin;
+    next.x1 = h->width - next.x1 < margin ? h->width : next.x1 + margin;
+    next.y1 = h->height - next.y1 < margin ? h->height : next.y1 + margin;
+    next.stride = 3 * (ptrdiff_t)round_up(next.x1 - next.x0);
+    nsvq_status st = strip_room(s, (size_t)next.stride * round_up(next.y1 - next.y0), err);
+    if (st != NSVQ_OK) return st;
+    next.px = s->px;
+    next.cap = s->cap;
+    // the rows above that the strip before holds, if it is of the same columns
+    from = next.y0;
+    if (s->g == next.g && s->x0 == next.x0 && s->x1 == next.x1 && s->y0 <= next.y0 && s->y1 > next.y0) {
+        memmove(s->px, s->px + (ptrdiff_t)(next.y0 - s->y0) * s->stride,
+                (size_t)(s->y1 - next.y0) * (size_t)s->stride);
+        from = s->y1;
+    }
+    *s = next;
+    uint8_t *p = s->px + (ptrdiff_t)(from - s->y0) * s->stride;
+    if (from < s->y1 && (st = pull(e, s, from, s->y1, p, err)) != NSVQ_OK) return st;
+    widen(p, s->x1 - s->x0, s->y1 - from, h->groups[s->g].n_bands, s->stride);
+    for (uint32_t y = s->y1 - s->y0; y < round_up(s->y1 - s->y0); y++)
+        memcpy(s->px + (ptrdiff_t)y * s->stride, s->px + ((ptrdiff_t)y - 1) * s->stride, (size_t)s->stride);
+    return NSVQ_OK;
+}
+
+static nsvq_status strip_load(encoder *e, nsvq_error *err)
+{
+    const header *h = &e->w.h;
+    uint32_t w, height;
+
+    block_extent(h, e->bx0 + e->n - 1, e->by, &w, &height);
+    strip next = {.g = e->g, .x0 = e->bx0 * BLOCK, .y0 = e->by * BLOCK,
+                  .x1 = (e->bx0 + e->n - 1) * BLOCK + w, .y1 = e->by * BLOCK + height};
+    if (is_lossy(&h->groups[e->g])) return strip_lossy(e, next, err);
+    next.stride = (ptrdiff_t)(next.x1 - next.x0);
+    nsvq_status st = strip_room(&e->strip, (size_t)next.stride * height, err);
+    if (st != NSVQ_OK) return st;
+    next.px = e->strip.px;
+    next.cap = e->strip.cap;
+    e->strip = next;
+    return pull(e, &e->strip, next.y0, next.y1, next.px, err);
+}
+
+static const uint8_t *strip_at(const strip *s, uint32_t x, uint32_t y, int channels)
+{
+    return s->px + (ptrdiff_t)(y - s->y0) * s->stride + (ptrdiff_t)(x - s->x0) * channels;
+}
+
+/* ---- blocks ---- */
+
+static void put_part(wr *out, uint8_t flags, const uint8_t *bytes, size_t n, bool last)
+{
+    if (!last) wr_varint(out, n);
+    wr_le(out, checksum(checksum(0, &flags, 1), bytes, n), 4);
+    wr_bytes(out, bytes, n);
+}
+
+/* One bit per pixel whose sample, of `channels` ones and `step` apart, equals `value`: planes of the
+ * first n_planes channels. Returns how many bits are set. */
+static size_t find_equal(uint8_t *bits, const uint8_t *px, ptrdiff_t stride, int step, int n_planes,
+                         uint32_t w, uint32_t h, uint8_t value)
+{
+    size_t n = 0;
+
+    memset(bits, 0, mask_stride(w) * h * (size_t)n_planes);
+    for (int c = 0; c < n_planes; c++)
+        for (uint32_t y = 0; y < h; y++, bits += mask_stride(w))
+            for (uint32_t x = 0; x < w; x++) {
+                if (px[(ptrdiff_t)y * stride + (ptrdiff_t)x * step + c] != value) continue;
+                bits[x >> 3] |= (uint8_t)(0x80 >> (x & 7));
+                n++;
+            }
+    return n;
+}
+
+/* The window of a block with halo: where it lies in the strip, its size in latents, and the block
+ * within it. Filled pixels stand in the slot's memory. */
+typedef struct view {
+    const uint8_t *px;
+    ptrdiff_t stride;
+    int ww, wh;
+    nsvq_rect want;
+} view;
+
+static int view_of(const encoder *e, slot *s, uint32_t bx, view *v)
+{
+    const strip *st = &e->strip;
+    const group *g = &e->w.h.groups[e->g];
+    uint32_t w, h, margin = e->halo * NSVQ_STRIDE, x = bx * BLOCK, y = e->by * BLOCK;
+
+    block_extent(&e->w.h, bx, e->by, &w, &h);
+    uint32_t x0 = x - st->x0 < margin ? st->x0 : x - margin, x1 = x + round_up(w) + margin;
+    uint32_t y0 = y - st->y0 < margin ? st->y0 : y - margin, y1 = y + round_up(h) + margin;
+    if (x1 > round_up(st->x1)) x1 = round_up(st->x1);
+    if (y1 > round_up(st->y1)) y1 = round_up(st->y1);
+    *v = (view){strip_at(st, x0, y0, 3), st->stride, (int)(x1 - x0) / NSVQ_STRIDE,
+                (int)(y1 - y0) / NSVQ_STRIDE,
+                {(int)(x - x0) / NSVQ_STRIDE, (int)(y - y0) / NSVQ_STRIDE,
+                 (int)round_up(w) / NSVQ_STRIDE, (int)round_up(h) / NSVQ_STRIDE}};
+    if (!g->has_nodata) return 0;
+    size_t row = 3 * (size_t)(x1 - x0);
+    for (uint32_t i = 0; i < y1 - y0; i++)
+        memcpy(s->window + i * row, v->px + (ptrdiff_t)i * v->stride, row);
+    v->px = s->window;
+    v->stride = (ptrdiff_t)row;
+    return fill_nodata(s->window, v->stride, (int)(x1 - x0), (int)(y1 - y0), g->nodata);
+}
+
+static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
+{
+    const group *g = &e->w.h.groups[e->g];
+    const nsvq_engine *engine = e->model->engine;
+    uint8_t flags = PART_BASE;
+    uint32_t w, h;
+    size_t size;
+    view v;
+
+    block_extent(&e->w.h, bx, e->by, &w, &h);
+    if (g->has_nodata) {
+        const uint8_t *px = strip_at(&e->strip, bx * BLOCK, e->by * BLOCK, 3);
+        size_t n = find_equal(s->bits, px, e->strip.stride, 3, g->n_bands, w, h, g->nodata);
+        if (n == (size_t)w * h * g->n_bands) return NSVQ_OK; // not stored
+        if (n) flags |= PART_MASK;
+    }
+    if (view_of(e, s, bx, &v)) return NSVQ_E_NOMEM;
+    if (nsvq_engine_analyse(engine, s->scratch, v.px, v.stride, v.ww, v.wh, v.want, s->y) ||
+        nsvq_block_encode(engine, s->scratch, s->y, v.want.w, v.want.h, e->opt.quality, s->base,
+                          s->base_cap, &size, s->y_hat))
+        return NSVQ_E_NOMEM;
+    wr_le(out, flags, 1);
+    if (flags & PART_MASK) {
+        wr mask = {0};
+        mask_encode(&mask, s->bits, g->n_bands, w, h);
+        put_part(out, flags, mask.p, mask.size, false);
+        out->bad |= mask.bad;
+        wr_free(&mask);
+    }
+    put_part(out, flags, s->base, size, true);
+    return out->bad ? NSVQ_E_NOMEM : NSVQ_OK;
+}
+
+/* Exact bands and the dataset mask. */
+static nsvq_status encode_plain(encoder *e, slot *s, uint32_t bx, wr *out)
+{
+    const group *g = &e->w.h.groups[e->g];
+    const uint8_t *px = strip_at(&e->strip, bx * BLOCK, e->by * BLOCK, 1);
+    bool is_mask = g->coding == CODING_MASK;
+    uint8_t flags = is_mask ? PART_MASK : PART_EXACT;
+    uint32_t w, h;
+    wr layer = {0};
+
+    block_extent(&e->w.h, bx, e->by, &w, &h);
+    if (is_mask || g->has_nodata) {
+        size_t n = find_equal(s->bits, px, e->strip.stride, 1, 1, w, h, is_mask ? 0 : g->nodata);
+        if (n == (size_t)w * h) return NSVQ_OK; // not stored
+    }
+    if (is_mask)
+        mask_encode(&layer, s->bits, 1, w, h);
+    else
+        exact_encode(&layer, px, e->strip.stride, w, h);
+    wr_le(out, flags, 1);
+    put_part(out, flags, layer.p, layer.size, true);
+    out->bad |= layer.bad;
+    wr_free(&layer);
+    return out->bad ? NSVQ_E_NOMEM : NSVQ_OK;
+}
+
+static bool go_on(encoder *e)
+{
+    double total = (double)e->w.h.n_entries, done = (double)atomic_load(&e->done);
+
+    return !e->r.progress || e->r.progress(e->r.user, done / total);
+}
+
+static int encode_task(void *user, int thread, size_t item)
+{
+    encoder *e = user;
+    slot *s = &e->slots[thread];
+    uint32_t bx = e->bx0 + (uint32_t)item;
+    wr *out = &e->pieces[item * e->w.h.n_groups + e->g];
+    bool lossy = is_lossy(&e->w.h.groups[e->g]);
+    nsvq_status st = lossy ? encode_lossy(e, s, bx, out) : encode_plain(e, s, bx, out);
+
+    atomic_fetch_add(&e->done, 1);
+    if (st == NSVQ_OK && !thread && !go_on(e)) st = NSVQ_E_CANCELLED; // thread 0 is the caller's
+    if (st != NSVQ_OK) atomic_store(&e->status, (int)st);
+    return st != NSVQ_OK;
+}
+
+static nsvq_status encode_chunk(encoder *e, nsvq_error *err)
+{
+    uint32_t n_groups = e->w.h.n_groups;
+    size_t n = (size_t)e->n * n_groups;
+
+    for (size_t i = 0; i < n; i++) e->pieces[i].size = 0;
+    for (e->g = 0; e->g < n_groups; e->g++) {
+        nsvq_status st = strip_load(e, err);
+        if (st != NSVQ_OK) return st;
+        pool_run(e->opt.n_threads, e->n, encode_task, e);
+        st = (nsvq_status)atomic_load(&e->status);
+        if (st != NSVQ_OK) return fail(err, st, NO_OFFSET, "%s", nsvq_status_text(st));
+    }
+    e->joined.size = 0;
+    for (size_t i = 0; i < n; i++) {
+        e->sizes[i] = (uint32_t)e->pieces[i].size;
+        wr_bytes(&e->joined, e->pieces[i].p, e->pieces[i].size);
+    }
+    if (e->joined.bad) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    return writer_blocks(&e->w, e->joined.p, e->sizes, n, err);
+}
+
+static nsvq_status encode_blocks(encoder *e, nsvq_error *err)
+{
+    const header *h = &e->w.h;
+
+    for (e->by = 0; e->by < h->blocks_y; e->by++)
+        for (e->bx0 = 0; e->bx0 < h->blocks_x; e->bx0 += e->n) {
+            e->n = h->blocks_x - e->bx0 < e->chunk ? h->blocks_x - e->bx0 : e->chunk;
+            nsvq_status st = encode_chunk(e, err);
+            if (st != NSVQ_OK) return st;
+            if (!go_on(e)) return fail(err, NSVQ_E_CANCELLED, NO_OFFSET, "cancelled");
+        }
+    return NSVQ_OK;
+}
+
+/* ---- memory ---- */
+
+static bool slot_create(const encoder *e, slot *s)
+{
+    size_t block = (size_t)NSVQ_BLOCK_LATENT * NSVQ_BLOCK_LATENT, side = BLOCK + 2 * e->halo * NSVQ_STRIDE;
+
+    s->bits = malloc(3 * mask_stride(BLOCK) * BLOCK);
+    if (!s->bits) return false;
+    if (!e->model) return true;
+    size_t n_latent = (size_t)e->model->desc.n_slices * e->model->desc.dim;
+    s->base_cap = nsvq_block_bound(e->model->engine, NSVQ_BLOCK_LATENT, NSVQ_BLOCK_LATENT);
+    s->scratch = nsvq_scratch_create();
+    s->window = malloc(3 * side * side);
+    s->y = malloc(block * n_latent * sizeof *s->y);
+    s->y_hat = malloc(block * n_latent * sizeof *s->y_hat);
+    s->base = malloc(s->base_cap);
+    return s->scratch && s->window && s->y && s->y_hat && s->base;
+}
+
+static nsvq_status encoder_room(encoder *e, nsvq_error *err)
+{
+    uint32_t n_groups = e->w.h.n_groups, blocks_x = e->w.h.blocks_x;
+
+    e->chunk = CHUNK_PIECES / n_groups;
+    e->chunk = e->chunk < MIN_CHUNK ? MIN_CHUNK : e->chunk > MAX_CHUNK ? MAX_CHUNK : e->chunk;
+    e->chunk = e->chunk < blocks_x ? e->chunk : blocks_x;
+    e->strip.g = UINT32_MAX; // of no group yet
+    e->pieces = calloc((size_t)e->chunk * n_groups, sizeof *e->pieces);
+    e->sizes = calloc((size_t)e->chunk * n_groups, sizeof *e->sizes);
+    e->slots = calloc((size_t)e->opt.n_threads, sizeof *e->slots);
+    bool ok = e->pieces && e->sizes && e->slots;
+    for (int i = 0; ok && i < e->opt.n_threads; i++) ok = slot_create(e, &e->slots[i]);
+    return ok ? NSVQ_OK : fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+}
+
+static void encoder_free(encoder *e)
+{
+    for (int i = 0; e->slots && i < e->opt.n_threads; i++) {
+        slot *s = &e->slots[i];
+        nsvq_scratch_destroy(s->scratch);
+        free(s->window);
+        free(s->y);
+        free(s->y_hat);
+        free(s->base);
+        free(s->bits);
+    }
+    for (size_t i = 0; e->pieces && i < (size_t)e->chunk * e->w.h.n_groups; i++) wr_free(&e->pieces[i]);
+    free(e->slots);
+    free(e->pieces);
+    free(e->sizes);
+    free(e->strip.px);
+    wr_free(&e->joined);
+    writer_free(&e->w);
+    nsvq_model_release(e->model);
+}
+
+/* ---- before the first block ---- */
+
+static nsvq_status check_arguments(encoder *e, const nsvq_sink *sink, const nsvq_raster *raster,
+                                   const nsvq_encode_options *opt, nsvq_error *err)
+{
+    nsvq_raster *r = &e->r;
+    nsvq_encode_options *o = &e->opt;
+    nsvq_status st;
+
+    if (!sink || !sink->write_at || !raster) return fail(err, NSVQ_E_ARG, NO_OFFSET, "no sink or raster");
+    if (!kernels_get()) return fail(err, NSVQ_E_ARG, NO_OFFSET, "NSVQ_CPU holds an unknown word");
+    if ((st = copy_options(r, sizeof *r, raster, "nsvq_raster", err)) != NSVQ_OK) return st;
+    if ((st = copy_options(o, sizeof *o, opt, "nsvq_encode_options", err)) != NSVQ_OK) return st;
+    if (!r->width || !r->height || r->width > MAX_DIMENSION || r->height > MAX_DIMENSION ||
+        !r->n_bands || r->n_bands > MAX_BANDS)
+        return fail(err, NSVQ_E_ARG, NO_OFFSET, "%u x %u pixels, %u bands", r->width, r->height,
+                    r->n_bands);
+    if (!r->bands || !r->read || (r->has_mask && !r->read_mask) || (r->n_meta && !r->meta))
+        return fail(err, NSVQ_E_ARG, NO_OFFSET, "a field of nsvq_raster is NULL");
+    if (!o->quality) o->quality = 50;
+    if (!o->n_threads) o->n_threads = 1;
+    if (o->quality < 1 || o->quality > 100 || o->n_threads < 1 || o->n_threads > MAX_THREADS ||
+        o->embed < 0 || o->embed > 2)
+        return fail(err, NSVQ_E_ARG, NO_OFFSET, "quality %d, %d threads, embed %d", o->quality,
+                    o->n_threads, o->embed);
+    return NSVQ_OK;
+}
+
+static bool is_lossy_pair(const nsvq_band *a, const nsvq_band *b)
+{
+    return !a->exact && !b->exact && a->has_nodata == b->has_nodata &&
+           (!a->has_nodata || a->nodata == b->nodata);
+}
+
+static nsvq_status plan_groups(header *h, const nsvq_raster *r, nsvq_error *err)
+{
+    h->groups = calloc((size_t)r->n_bands + 1, sizeof *h->groups);
+    if (!h->groups) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    for (uint32_t b = 0; b < r->n_bands; b += h->groups[h->n_groups++].n_bands) {
+        const nsvq_band *band = &r->bands[b];
+        bool three = b + 2 < r->n_bands && is_lossy_pair(band, band + 1) && is_lossy_pair(band, band + 2);
+        h->groups[h->n_groups] = (group){
+            .coding = band->exact ? NSVQ_CODING_EXACT : three ? NSVQ_CODING_VQ3 : NSVQ_CODING_VQ1,
+            .has_nodata = !!band->has_nodata,
+            .nodata = band->has_nodata ? band->nodata : 0,
+            .n_bands = three ? 3 : 1,
+            .first_band = b};
+    }
+    if (r->has_mask) h->groups[h->n_groups++] = (group){.coding = CODING_MASK};
+    h->has_mask = r->has_mask;
+    h->n_bands = r->n_bands;
+    return NSVQ_OK;
+}
+
+static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
+{
+    bool lossy = false;
+
+    for (uint32_t g = 0; g < h->n_groups; g++) lossy |= is_lossy(&h->groups[g]);
+    if (!lossy) return NSVQ_OK;
+    if (e->opt.model) {
+        e->model = model_retain(e->opt.model);
+    } else {
+        nsvq_status st = nsvq_model_shipped(&e->model, NULL, err);
+        if (st != NSVQ_OK) return st;
+    }
+    const nsvq_model_desc *m = &e->model->desc;
+    if (!m->has_analysis)
+        return fail(err, NSVQ_E_ARG, NO_OFFSET, "model '%.31s' is a decode-only copy", m->name);
+    e->halo = (uint32_t)nsvq_engine_analysis_halo(e->model->engine);
+    h->quality = (uint8_t)e->opt.quality;
+    h->model_id = e->model->id;
+    for (size_t i = 0; i + 1 < sizeof h->model_name && m->name[i]; i++)
+        h->model_name[i] = m->name[i] >= ' ' && m->name[i] <= '~' ? m->name[i] : '?';
+    return NSVQ_OK;
+}
+
+static nsvq_status add_section(header *h, wr *payload, section s, const uint8_t *raw, nsvq_error *err)
+{
+    wr_deflate(&payload[h->n_sections], raw, (size_t)s.raw);
+    if (payload[h->n_sections].bad) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    h->sections[h->n_sections++] = s;
+    return NSVQ_OK;
+}
+
+static nsvq_status add_sections(const encoder *e, header *h, wr *payload, nsvq_error *err)
+{
+    nsvq_status st;
+
+    if (e->r.n_meta) {
+        wr raw = {0};
+        st = meta_store(&raw, e->r.meta, e->r.n_meta, h->n_bands, err);
+        section s = {.kind = SECTION_META, .mandatory = true, .raw = raw.size};
+        if (st == NSVQ_OK) st = add_section(h, payload, s, raw.p, err);
+        wr_free(&raw);
+        if (st != NSVQ_OK) return st;
+    }
+    if (e->model && (e->opt.embed == 1 || (e->opt.embed == 0 && !model_is_shipped(e->model->id)))) {
+        section s = {.kind = SECTION_MODEL, .behind_index = true};
+        size_t size;
+        uint8_t *raw = nsvq_model_store(&e->model->desc, 0, &size);
+        if (!raw) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+        s.raw = size;
+        st = add_section(h, payload, s, raw, err);
+        free(raw);
+        return st;
+    }
+    return NSVQ_OK;
+}
+
+static nsvq_status begin(encoder *e, const nsvq_sink *sink, nsvq_error *err)
+{
+    header h = {.width = e->r.width, .height = e->r.height, .n_levels = 1};
+    wr payload[2] = {{0}};
+    nsvq_status st = plan_groups(&h, &e->r, err);
+
+    if (st == NSVQ_OK) st = take_model(e, &h, err);
+    if (st == NSVQ_OK) st = add_sections(e, &h, payload, err);
+    if (st == NSVQ_OK) st = writer_begin(&e->w, sink, &h, payload, err);
+    wr_free(&payload[0]);
+    wr_free(&payload[1]);
+    header_free(&h);
+    return st == NSVQ_OK ? encoder_room(e, err) : st;
+}
+
+nsvq_status nsvq_encode(const nsvq_sink *sink, const nsvq_raster *raster,
+                        const nsvq_encode_options *opt, uint64_t *bytes, nsvq_error *err)
+{
+    encoder e = {0};
+    uint64_t size;
+    nsvq_status st = check_arguments(&e, sink, raster, opt, err);
+
+    if (bytes) *bytes = 0;
+    if (st != NSVQ_OK) return st;
+    if ((st = begin(&e, sink, err)) == NSVQ_OK) {
+        st = go_on(&e) ? NSVQ_OK : fail(err, NSVQ_E_CANCELLED, NO_OFFSET, "cancelled");
+        if (st == NSVQ_OK) st = encode_blocks(&e, err);
+        if (st == NSVQ_OK) st = writer_end(&e.w, &size, err);
+        if (st == NSVQ_OK && bytes) *bytes = size;
+    }
+    encoder_free(&e);
+    return st;
+}

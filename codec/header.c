@@ -1,0 +1,317 @@
+/* header.c - the header and the footer (FORMAT.md 3.1, 3.2), and the places that follow from them. */
+#include "codec.h"
+
+/* As PNG's: a high bit, then what text-mode transfers change (CR LF) or stop at (^Z). */
+static const uint8_t signature[SIGNATURE_BYTES] = {0x8e, 'N', 'S', 'V', 'Q', '\r', '\n', 0x1a};
+static const uint8_t end_mark[4] = {'Q', 'V', 'S', 'N'};
+
+enum { BITS = 8, LOG2_BLOCK = 9, N_LEVELS = 1 };
+enum { GROUP_CODING = 0x0f, GROUP_NODATA = 0x10 };
+enum { SECTION_KIND = 0x3f, SECTION_BEHIND = 0x40, SECTION_MANDATORY = 0x80 };
+
+int nsvq_identify(const void *bytes, size_t size)
+{
+    return bytes && size >= PREFIX_BYTES && !memcmp(bytes, signature, sizeof signature);
+}
+
+nsvq_status header_prefix(const uint8_t *bytes, uint32_t *header_bytes, nsvq_error *err)
+{
+    rd r = rd_over(bytes + SIGNATURE_BYTES, PREFIX_BYTES - SIGNATURE_BYTES);
+
+    if (!nsvq_identify(bytes, PREFIX_BYTES))
+        return fail(err, NSVQ_E_CORRUPT, 0, "no NSVQ signature");
+    uint16_t version = rd_u16(&r);
+    if (version != FORMAT_VERSION)
+        return fail(err, NSVQ_E_UNSUPPORTED, SIGNATURE_BYTES,
+                    "format version %u; this library reads version %d", version, FORMAT_VERSION);
+    *header_bytes = rd_u16(&r);
+    if (*header_bytes <= PREFIX_BYTES)
+        return fail(err, NSVQ_E_CORRUPT, SIGNATURE_BYTES + 2, "header of %u bytes", *header_bytes);
+    return NSVQ_OK;
+}
+
+/* The checksum covers the header, then the file's size as the footer has it. */
+static uint32_t seal(const uint8_t *bytes, size_t header_bytes, const uint8_t *footer)
+{
+    return checksum(checksum(0, bytes, header_bytes), footer, 8);
+}
+
+void header_seal(uint8_t footer[FOOTER_BYTES], const uint8_t *bytes, size_t header_bytes,
+                 uint64_t file_size)
+{
+    put_le(footer, file_size, 8);
+    put_le(footer + 8, seal(bytes, header_bytes, footer), 4);
+    memcpy(footer + 12, end_mark, sizeof end_mark);
+}
+
+nsvq_status header_seal_check(const uint8_t *bytes, uint32_t header_bytes, const uint8_t *footer,
+                              uint64_t file_size, nsvq_error *err)
+{
+    uint64_t at = file_size - FOOTER_BYTES;
+    rd r = rd_over(footer, FOOTER_BYTES);
+    uint64_t size = rd_u64(&r);
+    uint32_t crc = rd_u32(&r);
+
+    if (memcmp(r.p, end_mark, sizeof end_mark))
+        return fail(err, NSVQ_E_CORRUPT, at, "no footer: the file is cut or was never finished");
+    if (size != file_size)
+        return fail(err, NSVQ_E_CORRUPT, at, "written with %llu bytes, now %llu",
+                    (unsigned long long)size, (unsigned long long)file_size);
+    if (crc != seal(bytes, header_bytes, footer))
+        return fail(err, NSVQ_E_CORRUPT, 0, "header: checksum differs");
+    return NSVQ_OK;
+}
+
+static nsvq_status parse_run(rd *r, group *g, uint32_t *count, const uint8_t *origin,
+                             nsvq_error *err)
+{
+    uint64_t at = (uint64_t)(r->p - origin);
+    uint8_t b = rd_u8(r);
+
+    *g = (group){.coding = b & GROUP_CODING, .has_nodata = !!(b & GROUP_NODATA)};
+    if (g->has_nodata) g->nodata = rd_u8(r);
+    *count = (uint32_t)rd_varint(r, MAX_BANDS);
+    if (r->bad || !*count || (b & ~(GROUP_CODING | GROUP_NODATA)))
+        return fail(err, NSVQ_E_CORRUPT, at, "header: bad band group");
+    switch (g->coding) {
+    case NSVQ_CODING_VQ3:
+        g->n_bands = 3;
+        break;
+    case NSVQ_CODING_VQ1:
+    case NSVQ_CODING_EXACT:
+        g->n_bands = 1;
+        break;
+    case CODING_MASK:
+        if (*count > 1 || g->has_nodata)
+            return fail(err, NSVQ_E_CORRUPT, at, "header: bad mask group");
+        break;
+    default: // a number from the file, not an enumerator
+        return fail(err, NSVQ_E_UNSUPPORTED, at, "band group with unknown coding %u", g->coding);
+    }
+    return NSVQ_OK;
+}
+
+/* Reads the runs twice: first to count, so that groups are allocated only once the caller knows that
+ * an index of that size fits the file. */
+static nsvq_status parse_groups(header *h, rd *r, const uint8_t *origin, nsvq_error *err)
+{
+    uint64_t at = (uint64_t)(r->p - origin);
+    uint32_t n_runs = (uint32_t)rd_varint(r, MAX_BANDS + 1), count;
+    group g;
+
+    h->n_groups = h->n_bands = 0;
+    h->has_mask = false;
+    for (uint32_t i = 0; i < n_runs; i++) {
+        nsvq_status st = parse_run(r, &g, &count, origin, err);
+        if (st != NSVQ_OK) return st;
+        if (h->has_mask || count * g.n_bands > MAX_BANDS - h->n_bands)
+            return fail(err, NSVQ_E_CORRUPT, at, "header: too many bands, or one behind the mask");
+        h->has_mask = g.coding == CODING_MASK;
+        for (uint32_t k = 0; k < count; k++, h->n_groups++, h->n_bands += g.n_bands) {
+            g.first_band = h->n_bands;
+            if (h->groups) h->groups[h->n_groups] = g;
+        }
+    }
+    if (r->bad || !h->n_bands) return fail(err, NSVQ_E_CORRUPT, at, "header: no bands");
+    return NSVQ_OK;
+}
+
+static bool any_lossy(const header *h)
+{
+    for (uint32_t g = 0; g < h->n_groups; g++)
+        if (is_lossy(&h->groups[g])) return true;
+    return false;
+}
+
+static nsvq_status parse_model(header *h, rd *r, const uint8_t *origin, nsvq_error *err)
+{
+    uint64_t at = (uint64_t)(r->p - origin);
+
+    h->quality = rd_u8(r);
+    h->model_id = rd_u64(r);
+    size_t n = rd_u8(r);
+    const uint8_t *name = rd_bytes(r, n);
+    if (!name || n >= sizeof h->model_name || h->quality < 1 || h->quality > 100 || !h->model_id)
+        return fail(err, NSVQ_E_CORRUPT, at, "header: bad quality or model");
+    for (size_t i = 0; i < n; i++)
+        if (name[i] < ' ' || name[i] > '~')
+            return fail(err, NSVQ_E_CORRUPT, at, "header: bad model name");
+    memcpy(h->model_name, name, n);
+    return NSVQ_OK;
+}
+
+static nsvq_status parse_sections(header *h, rd *r, const uint8_t *origin, nsvq_error *err)
+{
+    uint64_t at = (uint64_t)(r->p - origin);
+    uint64_t seen = 0;
+
+    h->n_sections = (uint32_t)rd_varint(r, MAX_SECTIONS);
+    for (uint32_t i = 0; i < h->n_sections; i++) {
+        section *s = &h->sections[i];
+        uint8_t b = rd_u8(r);
+        s->kind = b & SECTION_KIND;
+        s->behind_index = b & SECTION_BEHIND;
+        s->mandatory = b & SECTION_MANDATORY;
+        s->stored = rd_varint(r, UINT64_MAX);
+        s->raw = rd_varint(r, UINT64_MAX);
+        s->crc = rd_u32(r);
+        if (r->bad || seen >> s->kind & 1)
+            return fail(err, NSVQ_E_CORRUPT, at, "header: bad section table");
+        seen |= UINT64_C(1) << s->kind;
+        bool known = s->kind == SECTION_META || s->kind == SECTION_MODEL;
+        if (!known && s->mandatory)
+            return fail(err, NSVQ_E_UNSUPPORTED, at, "mandatory section of unknown kind %u", s->kind);
+        // 1032: no deflate stream expands by more
+        if (known && (s->raw > MAX_SECTION_RAW || s->raw / 1032 > s->stored))
+            return fail(err, NSVQ_E_CORRUPT, at, "section %u of %llu bytes claims %llu", s->kind,
+                        (unsigned long long)s->stored, (unsigned long long)s->raw);
+    }
+    return r->bad ? fail(err, NSVQ_E_CORRUPT, at, "header: bad section table") : NSVQ_OK;
+}
+
+/* Offsets of sections, index and blocks. False when they pass 2^64. */
+static bool place(header *h, uint64_t header_bytes)
+{
+    uint64_t at = header_bytes;
+
+    h->blocks_x = (h->width - 1) / BLOCK + 1;
+    h->blocks_y = (h->height - 1) / BLOCK + 1;
+    // at most 2^22 * 2^22 * 2^14 entries of 4 bytes
+    h->n_entries = (uint64_t)h->blocks_x * h->blocks_y * h->n_groups;
+    for (int behind = 0; behind < 2; behind++) {
+        if (behind) {
+            h->index_offset = at;
+            if (!add_u64(&at, at, index_bytes(h->n_entries))) return false;
+        }
+        for (uint32_t i = 0; i < h->n_sections; i++) {
+            section *s = &h->sections[i];
+            if (s->behind_index != behind) continue;
+            s->offset = at;
+            if (!add_u64(&at, at, s->stored)) return false;
+        }
+    }
+    h->blocks_offset = at;
+    return true;
+}
+
+static nsvq_status parse_picture(header *h, rd *r, nsvq_error *err)
+{
+    h->width = (uint32_t)rd_varint(r, MAX_DIMENSION);
+    h->height = (uint32_t)rd_varint(r, MAX_DIMENSION);
+    uint8_t bits = rd_u8(r), log2_block = rd_u8(r);
+    h->n_levels = rd_u8(r);
+    if (r->bad || !h->width || !h->height)
+        return fail(err, NSVQ_E_CORRUPT, PREFIX_BYTES, "header: bad size");
+    if (bits != BITS || log2_block != LOG2_BLOCK || h->n_levels != N_LEVELS)
+        return fail(err, NSVQ_E_UNSUPPORTED, PREFIX_BYTES,
+                    "%u bits per sample, blocks of 2^%u, %u levels", bits, log2_block, h->n_levels);
+    return NSVQ_OK;
+}
+
+nsvq_status header_parse(header *h, const uint8_t *bytes, uint32_t header_bytes,
+                         uint64_t file_size, nsvq_error *err)
+{
+    rd r = rd_over(bytes, header_bytes);
+    nsvq_status st;
+
+    *h = (header){0};
+    rd_bytes(&r, PREFIX_BYTES);
+    if ((st = parse_picture(h, &r, err)) != NSVQ_OK) return st;
+
+    rd runs = r;
+    if ((st = parse_groups(h, &r, bytes, err)) != NSVQ_OK) return st;
+    if (!place(h, header_bytes) || h->blocks_offset > file_size - FOOTER_BYTES)
+        return fail(err, NSVQ_E_CORRUPT, PREFIX_BYTES,
+                    "%u x %u pixels in %u groups need a larger index than the file has bytes",
+                    h->width, h->height, h->n_groups);
+    h->groups = calloc(h->n_groups, sizeof *h->groups);
+    if (!h->groups) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    parse_groups(h, &runs, bytes, NULL);
+
+    if (any_lossy(h) && (st = parse_model(h, &r, bytes, err)) != NSVQ_OK) goto failed;
+    if ((st = parse_sections(h, &r, bytes, err)) != NSVQ_OK) goto failed;
+    if (rd_left(&r)) {
+        st = fail(err, NSVQ_E_CORRUPT, header_bytes - rd_left(&r), "header: bytes left over");
+        goto failed;
+    }
+    if (!place(h, header_bytes) || h->blocks_offset > file_size - FOOTER_BYTES) {
+        st = fail(err, NSVQ_E_CORRUPT, PREFIX_BYTES, "sections pass the end of the file");
+        goto failed;
+    }
+    return NSVQ_OK;
+failed:
+    header_free(h);
+    return st;
+}
+
+static void store_groups(const header *h, wr *w)
+{
+    wr runs = {0};
+    uint32_t n_runs = 0;
+
+    for (uint32_t i = 0, n; i < h->n_groups; i += n, n_runs++) {
+        const group *g = &h->groups[i];
+        for (n = 1; i + n < h->n_groups; n++) {
+            const group *next = g + n;
+            if (next->coding != g->coding || next->has_nodata != g->has_nodata ||
+                next->nodata != g->nodata)
+                break;
+        }
+        wr_le(&runs, g->coding | (g->has_nodata ? GROUP_NODATA : 0u), 1);
+        if (g->has_nodata) wr_le(&runs, g->nodata, 1);
+        wr_varint(&runs, n);
+    }
+    wr_varint(w, n_runs);
+    wr_bytes(w, runs.p, runs.size);
+    w->bad |= runs.bad;
+    wr_free(&runs);
+}
+
+nsvq_status header_store(header *h, wr *w, nsvq_error *err)
+{
+    wr_bytes(w, signature, sizeof signature);
+    wr_le(w, FORMAT_VERSION, 2);
+    wr_le(w, 0, 2); // patched below
+    wr_varint(w, h->width);
+    wr_varint(w, h->height);
+    wr_le(w, BITS, 1);
+    wr_le(w, LOG2_BLOCK, 1);
+    wr_le(w, N_LEVELS, 1);
+    store_groups(h, w);
+    if (any_lossy(h)) {
+        size_t n = strlen(h->model_name);
+        wr_le(w, h->quality, 1);
+        wr_le(w, h->model_id, 8);
+        wr_le(w, n, 1);
+        wr_bytes(w, h->model_name, n);
+    }
+    wr_varint(w, h->n_sections);
+    for (uint32_t i = 0; i < h->n_sections; i++) {
+        const section *s = &h->sections[i];
+        wr_le(w, s->kind | (s->behind_index ? SECTION_BEHIND : 0u) |
+                     (s->mandatory ? SECTION_MANDATORY : 0u), 1);
+        wr_varint(w, s->stored);
+        wr_varint(w, s->raw);
+        wr_le(w, s->crc, 4);
+    }
+    if (w->bad) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    if (w->size > UINT16_MAX)
+        return fail(err, NSVQ_E_ARG, NO_OFFSET, "too many different bands for one header");
+    put_le(w->p + SIGNATURE_BYTES + 2, w->size, 2);
+    place(h, w->size);
+    return NSVQ_OK;
+}
+
+void header_free(header *h)
+{
+    free(h->groups);
+    *h = (header){0};
+}
+
+void block_extent(const header *h, uint32_t bx, uint32_t by, uint32_t *w, uint32_t *h_out)
+{
+    uint32_t left = h->width - bx * BLOCK, below = h->height - by * BLOCK;
+
+    *w = left < BLOCK ? left : BLOCK;
+    *h_out = below < BLOCK ? below : BLOCK;
+}

@@ -1,0 +1,683 @@
+/* window.c - windows: which tiles and blocks they need, halo, samples, the caller's strides.
+ *
+ * A window is cut into tiles, aligned to the grid of blocks and clipped to the window; a task is one
+ * group of one tile. Its samples depend on its own blocks and, in lossy groups, on latents up to the
+ * synthesis' halo around its pixels: no other block is touched, so no other block's damage can hurt. */
+#include "codec.h"
+
+#include <assert.h>
+
+enum {
+    TILE = 1024,      /* pixels per side: the halo's cost against memory and threads */
+    STRIP = 8,        /* tiles side by side before going down: keeps the halo's latents in the cache */
+    MERGE_GAP = 8192, /* bytes between two blocks that are read rather than skipped */
+    MERGE_MAX = 4 << 20
+};
+
+typedef struct buffer {
+    void *p;
+    size_t size;
+} buffer;
+
+/* One thread's memory; grows on demand. */
+typedef struct slot {
+    nsvq_scratch *scratch;
+    buffer latents, samples, mask, bytes, blocks;
+} slot;
+
+struct nsvq_decoder {
+    nsvq_file *f;
+    int n_threads;
+    slot slots[];
+};
+
+/* Half-open, in whatever unit. */
+typedef struct box {
+    uint32_t x0, y0, x1, y1;
+} box;
+
+/* The blocks of a box, row by row. An entry is NULL where its latents do not matter. */
+typedef struct blocks {
+    box at; /* in blocks */
+    size_t n;
+    entry **entry;
+    uint64_t *number;
+    bool *mine;
+} blocks;
+
+typedef struct job {
+    nsvq_decoder *d;
+    const nsvq_window *w;
+    const uint32_t *groups; /* the wanted ones */
+    uint32_t n_groups;
+    bool mask;              /* the dataset mask instead of bands */
+    box window;             /* in pixels */
+    uint32_t tile;          /* pixels per side */
+    box tiles;
+    pthread_mutex_t lock;   /* of the failure */
+    size_t failed_item;
+    nsvq_status status;
+    nsvq_error error;
+} job;
+
+/* ---- memory ---- */
+
+static void *reserve(buffer *b, size_t size)
+{
+    if (b->p && size <= b->size) return b->p;
+    free(b->p);
+    b->p = malloc(size ? size : 1);
+    b->size = b->p ? size : 0;
+    return b->p;
+}
+
+nsvq_status nsvq_decoder_create(nsvq_decoder **out, nsvq_file *f, int n_threads, nsvq_error *err)
+{
+    if (!out) return fail(err, NSVQ_E_ARG, NO_OFFSET, "out is NULL");
+    *out = NULL;
+    if (!f || n_threads < 0 || n_threads > MAX_THREADS)
+        return fail(err, NSVQ_E_ARG, NO_OFFSET, "no file, or %d threads", n_threads);
+    if (!n_threads) n_threads = 1;
+    nsvq_decoder *d = calloc(1, sizeof *d + (size_t)n_threads * sizeof d->slots[0]);
+    if (!d) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    d->f = f;
+    d->n_threads = n_threads;
+    *out = d;
+    return NSVQ_OK;
+}
+
+void nsvq_decoder_destroy(nsvq_decoder *d)
+{
+    for (int i = 0; d && i < d->n_threads; i++) {
+        slot *s = &d->slots[i];
+        nsvq_scratch_destroy(s->scratch);
+        free(s->latents.p);
+        free(s->samples.p);
+        free(s->mask.p);
+        free(s->bytes.p);
+        free(s->blocks.p);
+    }
+    free(d);
+}
+
+/* ---- boxes ---- */
+
+static uint32_t least(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint32_t greatest(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+static box intersect(box a, box b)
+{
+    return (box){greatest(a.x0, b.x0), greatest(a.y0, b.y0), least(a.x1, b.x1), least(a.y1, b.y1)};
+}
+
+/* The cells of `unit` that b touches. */
+static box cells_of(box b, uint32_t unit)
+{
+    return (box){b.x0 / unit, b.y0 / unit, (b.x1 - 1) / unit + 1, (b.y1 - 1) / unit + 1};
+}
+
+static box scaled(box b, uint32_t unit)
+{
+    return (box){b.x0 * unit, b.y0 * unit, b.x1 * unit, b.y1 * unit};
+}
+
+static box grown(box b, uint32_t by, box limit)
+{
+    return intersect((box){b.x0 - least(b.x0, by), b.y0 - least(b.y0, by), b.x1 + by, b.y1 + by}, limit);
+}
+
+static box block_pixels(const header *h, uint32_t bx, uint32_t by)
+{
+    uint32_t w, height;
+
+    block_extent(h, bx, by, &w, &height);
+    return (box){bx * BLOCK, by * BLOCK, bx * BLOCK + w, by * BLOCK + height};
+}
+
+/* ---- blocks ---- */
+
+/* Room for all blocks of `at` (in blocks); entries are NULL. */
+static nsvq_status blocks_room(blocks *b, slot *s, box at, nsvq_error *err)
+{
+    b->at = at;
+    b->n = (size_t)(at.x1 - at.x0) * (at.y1 - at.y0);
+    size_t one = 2 * sizeof(entry *) + sizeof(uint64_t) + sizeof(bool);
+    b->entry = reserve(&s->blocks, b->n * one);
+    if (!b->entry) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    b->number = (uint64_t *)(b->entry + 2 * b->n);
+    b->mine = (bool *)(b->number + b->n);
+    memset(b->entry, 0, b->n * sizeof(entry *));
+    return NSVQ_OK;
+}
+
+/* Loads entries of one read: bytes first .. first + size of the file, which hold all of them. */
+static void load_run(nsvq_file *f, slot *s, entry **e, size_t n, uint64_t first, size_t size)
+{
+    nsvq_error err;
+    nsvq_status st = NSVQ_OK;
+    uint8_t *bytes = reserve(&s->bytes, size);
+
+    if (!bytes) st = fail(&err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    if (st == NSVQ_OK) st = source_read(&f->src, first, bytes, size, "blocks", &err);
+    if (st == NSVQ_E_IO && n > 1) { // alone each, so that only those fail that cannot be read
+        for (size_t i = 0; i < n; i++) load_run(f, s, e + i, 1, e[i]->offset, e[i]->size);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        nsvq_status one = st;
+        if (st == NSVQ_E_IO) block_error(&err, st, e[i], &f->h, "cannot be read");
+        if (st == NSVQ_OK) one = block_parse(f, e[i], bytes + (e[i]->offset - first), s->scratch, &err);
+        cache_publish(&f->cache, e[i], one, &err);
+    }
+}
+
+/* Loads n entries that are this thread's to load, in the order of the index: few reads, and every
+ * entry is published whatever happens. */
+static void load(nsvq_file *f, slot *s, entry **e, size_t n)
+{
+    size_t kept = 0;
+    nsvq_error err;
+
+    for (size_t i = 0; i < n; i++) {
+        nsvq_status st = index_locate(f, e[i]->number, &e[i]->offset, &e[i]->size, &err);
+        if (st != NSVQ_OK)
+            cache_publish(&f->cache, e[i], st, &err);
+        else
+            e[kept++] = e[i];
+    }
+    for (size_t i = 0, end; i < kept; i = end) {
+        uint64_t first = e[i]->offset, last = first + e[i]->size;
+        for (end = i + 1; end < kept; end++) {
+            if (e[end]->offset < last || e[end]->offset - last > MERGE_GAP ||
+                e[end]->offset + e[end]->size - first > MERGE_MAX)
+                break;
+            last = e[end]->offset + e[end]->size;
+        }
+        load_run(f, s, e + i, end - i, first, (size_t)(last - first));
+    }
+}
+
+/* Fills b->entry with the entries numbered number[0 .. n), referenced and ready; on failure with
+ * none. */
+static nsvq_status blocks_get(blocks *b, nsvq_file *f, slot *s, size_t n, nsvq_error *err)
+{
+    entry **mine = b->entry + b->n;
+    size_t n_mine = 0;
+    nsvq_status st = cache_claim(&f->cache, b->number, n, b->entry, b->mine);
+
+    if (st != NSVQ_OK) return fail(err, st, NO_OFFSET, "no memory");
+    for (size_t i = 0; i < n; i++)
+        if (b->mine[i]) mine[n_mine++] = b->entry[i];
+    load(f, s, mine, n_mine);
+    for (size_t i = 0; i < n; i++) {
+        nsvq_status one = cache_wait(&f->cache, b->entry[i], st == NSVQ_OK ? err : NULL);
+        if (st == NSVQ_OK) st = one;
+    }
+    if (st != NSVQ_OK) cache_release(&f->cache, b->entry, n);
+    return st;
+}
+
+/* ---- latents ---- */
+
+typedef struct tile {
+    job *j;
+    slot *s;
+    box at;           /* in pixels, within the window */
+    uint32_t g;
+    /* result: samples [at.y1 - at.y0] rows of `stride`, n_channels interleaved */
+    uint8_t *samples;
+    ptrdiff_t stride;
+    int n_channels;
+} tile;
+
+/* Marks in b the blocks whose latents the pixels of stored block c within the tile depend on. */
+static void mark_needed(const tile *t, const blocks *b, cell c, uint32_t halo, bool *needed)
+{
+    const header *h = &t->j->d->f->h;
+    box picture = cells_of((box){0, 0, h->width, h->height}, NSVQ_STRIDE);
+    box own = cells_of(intersect(t->at, block_pixels(h, c.bx, c.by)), NSVQ_STRIDE);
+    box in = cells_of(grown(own, halo, picture), NSVQ_BLOCK_LATENT);
+    uint32_t columns = b->at.x1 - b->at.x0;
+
+    for (uint32_t y = in.y0; y < in.y1; y++)
+        for (uint32_t x = in.x0; x < in.x1; x++)
+            needed[(size_t)(y - b->at.y0) * columns + (x - b->at.x0)] = true;
+}
+
+/* Finds what the tile depends on; *n_needed 0: all its own blocks are left out of the file. */
+static nsvq_status find_needed(const tile *t, blocks *b, uint32_t halo, size_t *n_needed,
+                               nsvq_error *err)
+{
+    nsvq_file *f = t->j->d->f;
+    box own = cells_of(t->at, BLOCK);
+    bool *needed = b->mine;
+    uint64_t offset;
+    uint32_t size;
+
+    memset(needed, 0, b->n);
+    for (cell c = {.g = t->g, .by = own.y0}; c.by < own.y1; c.by++)
+        for (c.bx = own.x0; c.bx < own.x1; c.bx++) {
+            nsvq_status st = index_locate(f, index_entry(&f->h, c), &offset, &size, err);
+            if (st != NSVQ_OK) return st;
+            if (size || !may_be_empty(&f->h.groups[t->g])) mark_needed(t, b, c, halo, needed);
+        }
+    *n_needed = 0;
+    for (size_t i = 0; i < b->n; i++) {
+        uint32_t columns = b->at.x1 - b->at.x0;
+        cell c = {.g = t->g, .bx = b->at.x0 + (uint32_t)(i % columns),
+                  .by = b->at.y0 + (uint32_t)(i / columns)};
+        if (needed[i]) b->number[(*n_needed)++] = index_entry(&f->h, c);
+    }
+    return NSVQ_OK;
+}
+
+/* Moves the entries 0 .. n to the places of their blocks. */
+static void spread(blocks *b, const header *h, size_t n)
+{
+    uint32_t columns = b->at.x1 - b->at.x0;
+
+    for (size_t i = n; i-- > 0;) {
+        entry *e = b->entry[i];
+        cell c = index_cell(h, e->number);
+        b->entry[i] = NULL;
+        b->entry[(size_t)(c.by - b->at.y0) * columns + (c.bx - b->at.x0)] = e;
+    }
+}
+
+static void blocks_release(blocks *b, nsvq_file *f)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < b->n; i++)
+        if (b->entry[i]) b->entry[n++] = b->entry[i];
+    cache_release(&f->cache, b->entry, n);
+}
+
+/* The latents of `around`, dense; zero where there is no block. */
+static void gather(int16_t *out, const blocks *b, const header *h, box around, size_t n_latent)
+{
+    size_t columns = b->at.x1 - b->at.x0, row = (around.x1 - around.x0) * n_latent;
+
+    for (size_t i = 0; i < b->n; i++) {
+        const entry *e = b->entry[i];
+        uint32_t bx = b->at.x0 + (uint32_t)(i % columns), by = b->at.y0 + (uint32_t)(i / columns);
+        box all = cells_of(block_pixels(h, bx, by), NSVQ_STRIDE), in = intersect(all, around);
+        size_t n = (in.x1 - in.x0) * n_latent * sizeof *out;
+        for (uint32_t y = in.y0; y < in.y1; y++) {
+            int16_t *to = out + (y - around.y0) * row + (in.x0 - around.x0) * n_latent;
+            size_t from = ((size_t)(y - all.y0) * (all.x1 - all.x0) + (in.x0 - all.x0)) * n_latent;
+            if (e && e->latents)
+                memcpy(to, e->latents + from, n);
+            else
+                memset(to, 0, n);
+        }
+    }
+}
+
+static nsvq_status synthesise(tile *t, const blocks *b, box around, nsvq_error *err)
+{
+    const nsvq_model *m = t->j->d->f->model;
+    box want = cells_of(t->at, NSVQ_STRIDE);
+    size_t n_latent = (size_t)m->desc.n_slices * m->desc.dim;
+    size_t ww = around.x1 - around.x0, wh = around.y1 - around.y0;
+    size_t w = want.x1 - want.x0, h = want.y1 - want.y0;
+    int16_t *latents = reserve(&t->s->latents, ww * wh * n_latent * sizeof *latents);
+    uint8_t *rgb = reserve(&t->s->samples, w * h * NSVQ_STRIDE * NSVQ_STRIDE * 3);
+    nsvq_rect rect = {(int)(want.x0 - around.x0), (int)(want.y0 - around.y0), (int)w, (int)h};
+
+    if (!latents || !rgb) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    gather(latents, b, &t->j->d->f->h, around, n_latent);
+    t->stride = (ptrdiff_t)(w * NSVQ_STRIDE * 3);
+    if (nsvq_engine_synthesise(m->engine, t->s->scratch, latents, (int)ww, (int)wh, rect, rgb, t->stride))
+        return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    t->samples = rgb + (ptrdiff_t)(t->at.y0 - want.y0 * NSVQ_STRIDE) * t->stride +
+                 (ptrdiff_t)(t->at.x0 - want.x0 * NSVQ_STRIDE) * 3;
+    t->n_channels = 3;
+    return NSVQ_OK;
+}
+
+/* ---- samples ---- */
+
+static uint8_t *sample(const tile *t, uint32_t x, uint32_t y)
+{
+    return t->samples + (ptrdiff_t)(y - t->at.y0) * t->stride + (ptrdiff_t)(x - t->at.x0) * t->n_channels;
+}
+
+/* Three equal bands went in: their rounded mean comes out. In place. */
+static void make_grey(tile *t)
+{
+    for (uint32_t y = t->at.y0; y < t->at.y1; y++) {
+        uint8_t *row = sample(t, t->at.x0, y);
+        for (uint32_t x = 0; x < t->at.x1 - t->at.x0; x++)
+            row[x] = (uint8_t)((row[3 * x] + row[3 * x + 1] + row[3 * x + 2] + 1) / 3);
+    }
+    t->n_channels = 1;
+}
+
+/* Masked samples become nodata, and no other stays it. bits: planes of the block, or NULL for none;
+ * in: the block's part of the tile. */
+static void put_nodata(const tile *t, const group *g, box block, box in, const uint8_t *bits)
+{
+    size_t stride = mask_stride(block.x1 - block.x0), plane = stride * (block.y1 - block.y0);
+    uint8_t other = g->nodata == 255 ? 254 : g->nodata + 1;
+
+    for (int c = 0; c < t->n_channels; c++)
+        for (uint32_t y = in.y0; y < in.y1; y++) {
+            uint8_t *p = sample(t, in.x0, y) + c;
+            const uint8_t *row = bits ? bits + (size_t)c * plane + (y - block.y0) * stride : NULL;
+            for (uint32_t x = in.x0 - block.x0; x < in.x1 - block.x0; x++, p += t->n_channels) {
+                if (row && mask_get(row, x))
+                    *p = g->nodata;
+                else if (*p == g->nodata)
+                    *p = other;
+            }
+        }
+}
+
+static void put_all(const tile *t, box in, uint8_t value)
+{
+    for (uint32_t y = in.y0; y < in.y1; y++)
+        memset(sample(t, in.x0, y), value, (in.x1 - in.x0) * (size_t)t->n_channels);
+}
+
+/* Mask planes of entry e; *bits NULL: nothing is masked. */
+static nsvq_status load_mask(const tile *t, const entry *e, box block, uint32_t n_planes,
+                             uint8_t **bits, nsvq_error *err)
+{
+    const header *h = &t->j->d->f->h;
+    uint32_t width = block.x1 - block.x0, height = block.y1 - block.y0;
+
+    *bits = NULL;
+    if (e->mask_damaged)
+        return block_error(err, NSVQ_E_CORRUPT, e, h, "mask layer: checksum differs");
+    if (!e->mask) return NSVQ_OK;
+    *bits = reserve(&t->s->mask, mask_stride(width) * height * n_planes);
+    int rc = *bits ? mask_decode(*bits, n_planes, width, height, e->mask, e->mask_bytes) : -2;
+    if (rc == -2) return block_error(err, NSVQ_E_NOMEM, e, h, "no memory");
+    if (rc) return block_error(err, NSVQ_E_CORRUPT, e, h, "mask layer: not a valid stream");
+    return NSVQ_OK;
+}
+
+/* Does `put` for each of the tile's own blocks. */
+typedef nsvq_status put_block(tile *t, const entry *e, box block, box in, nsvq_error *err);
+
+static nsvq_status each_block(tile *t, const blocks *b, put_block *put, nsvq_error *err)
+{
+    const header *h = &t->j->d->f->h;
+    box own = cells_of(t->at, BLOCK);
+    size_t columns = b->at.x1 - b->at.x0;
+    nsvq_status st = NSVQ_OK;
+
+    for (uint32_t by = own.y0; by < own.y1 && st == NSVQ_OK; by++)
+        for (uint32_t bx = own.x0; bx < own.x1 && st == NSVQ_OK; bx++) {
+            box block = block_pixels(h, bx, by);
+            const entry *e = b->entry[(by - b->at.y0) * columns + (bx - b->at.x0)];
+            st = put(t, e, block, intersect(block, t->at), err);
+        }
+    return st;
+}
+
+static nsvq_status put_lossy(tile *t, const entry *e, box block, box in, nsvq_error *err)
+{
+    const group *g = &t->j->d->f->h.groups[t->g];
+    uint8_t *bits;
+
+    if (!g->has_nodata) return NSVQ_OK;
+    if (!e || !e->size) {
+        put_all(t, in, g->nodata);
+        return NSVQ_OK;
+    }
+    nsvq_status st = load_mask(t, e, block, g->n_bands, &bits, err);
+    if (st == NSVQ_OK) put_nodata(t, g, block, in, bits);
+    return st;
+}
+
+static nsvq_status put_exact(tile *t, const entry *e, box block, box in, nsvq_error *err)
+{
+    size_t width = block.x1 - block.x0;
+
+    if (!e->pixels) {
+        put_all(t, in, t->j->d->f->h.groups[t->g].nodata);
+        return NSVQ_OK;
+    }
+    for (uint32_t y = in.y0; y < in.y1; y++)
+        memcpy(sample(t, in.x0, y), e->pixels + (y - block.y0) * width + (in.x0 - block.x0),
+               in.x1 - in.x0);
+    return NSVQ_OK;
+}
+
+static nsvq_status put_mask(tile *t, const entry *e, box block, box in, nsvq_error *err)
+{
+    uint8_t *bits;
+    nsvq_status st = load_mask(t, e, block, 1, &bits, err);
+
+    if (st != NSVQ_OK) return st;
+    put_all(t, in, e->size ? 255 : 0);
+    for (uint32_t y = in.y0; bits && y < in.y1; y++) {
+        const uint8_t *row = bits + (y - block.y0) * mask_stride(block.x1 - block.x0);
+        uint8_t *p = sample(t, in.x0, y);
+        for (uint32_t x = in.x0; x < in.x1; x++)
+            if (mask_get(row, x - block.x0)) p[x - in.x0] = 0;
+    }
+    return NSVQ_OK;
+}
+
+/* Samples of a tile without networks: one channel. */
+static nsvq_status plain_room(tile *t, nsvq_error *err)
+{
+    t->stride = (ptrdiff_t)(t->at.x1 - t->at.x0);
+    t->n_channels = 1;
+    t->samples = reserve(&t->s->samples, (size_t)t->stride * (t->at.y1 - t->at.y0));
+    return t->samples ? NSVQ_OK : fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+}
+
+static nsvq_status plain_tile(tile *t, nsvq_error *err)
+{
+    nsvq_file *f = t->j->d->f;
+    const group *g = &f->h.groups[t->g];
+    blocks b;
+    nsvq_status st = plain_room(t, err);
+
+    if (st == NSVQ_OK) st = blocks_room(&b, t->s, cells_of(t->at, BLOCK), err);
+    if (st != NSVQ_OK) return st;
+    size_t i = 0;
+    for (cell c = {.g = t->g, .by = b.at.y0}; c.by < b.at.y1; c.by++)
+        for (c.bx = b.at.x0; c.bx < b.at.x1; c.bx++) b.number[i++] = index_entry(&f->h, c);
+    if ((st = blocks_get(&b, f, t->s, b.n, err)) != NSVQ_OK) return st;
+    st = each_block(t, &b, g->coding == CODING_MASK ? put_mask : put_exact, err);
+    blocks_release(&b, f);
+    return st;
+}
+
+static nsvq_status lossy_tile(tile *t, nsvq_error *err)
+{
+    nsvq_file *f = t->j->d->f;
+    const group *g = &f->h.groups[t->g];
+    uint32_t halo = (uint32_t)nsvq_engine_synthesis_halo(f->model->engine);
+    box picture = cells_of((box){0, 0, f->h.width, f->h.height}, NSVQ_STRIDE);
+    box around = grown(cells_of(t->at, NSVQ_STRIDE), halo, picture);
+    size_t n;
+    blocks b;
+    nsvq_status st = blocks_room(&b, t->s, cells_of(around, NSVQ_BLOCK_LATENT), err);
+
+    if (st != NSVQ_OK) return st;
+    if ((st = find_needed(t, &b, halo, &n, err)) != NSVQ_OK) return st;
+    if (!n) {
+        if ((st = plain_room(t, err)) != NSVQ_OK) return st;
+        put_all(t, t->at, g->nodata);
+        return NSVQ_OK;
+    }
+    if ((st = blocks_get(&b, f, t->s, n, err)) != NSVQ_OK) return st;
+    spread(&b, &f->h, n);
+    st = synthesise(t, &b, around, err);
+    if (st == NSVQ_OK && g->coding == NSVQ_CODING_VQ1) make_grey(t);
+    if (st == NSVQ_OK) st = each_block(t, &b, put_lossy, err);
+    blocks_release(&b, f);
+    return st;
+}
+
+/* ---- the caller's pixels ---- */
+
+/* One band of the request. channel: of the tile's samples. */
+static void put_band(const tile *t, uint32_t i, int channel)
+{
+    const nsvq_window *w = t->j->w;
+    ptrdiff_t step = w->pixel_stride;
+    uint32_t n = t->at.x1 - t->at.x0;
+
+    for (uint32_t y = t->at.y0; y < t->at.y1; y++) {
+        const uint8_t *from = sample(t, t->at.x0, y) + channel;
+        uint8_t *to = w->pixels + (ptrdiff_t)i * w->band_stride +
+                      (ptrdiff_t)(y - w->y) * w->row_stride + (ptrdiff_t)(t->at.x0 - w->x) * step;
+        if (t->n_channels == 1 && step == 1)
+            memcpy(to, from, n);
+        else if (t->n_channels == 3 && step == 3)
+            for (uint32_t x = 0; x < 3 * n; x += 3) to[x] = from[x];
+        else
+            for (uint32_t x = 0; x < n; x++, from += t->n_channels, to += step) *to = *from;
+    }
+}
+
+static uint32_t requested(const nsvq_window *w, uint32_t i)
+{
+    return w->bands ? w->bands[i] : i;
+}
+
+static void put_samples(const tile *t)
+{
+    const group *g = &t->j->d->f->h.groups[t->g];
+
+    if (t->j->mask) {
+        put_band(t, 0, 0);
+        return;
+    }
+    for (uint32_t i = 0; i < t->j->w->n_bands; i++) {
+        uint32_t channel = requested(t->j->w, i) - g->first_band;
+        if (channel < g->n_bands) put_band(t, i, t->n_channels == 1 ? 0 : (int)channel);
+    }
+}
+
+/* ---- the window ---- */
+
+/* Tiles go down in strips of STRIP columns. */
+static box tile_box(const job *j, size_t i)
+{
+    size_t columns = j->tiles.x1 - j->tiles.x0, rows = j->tiles.y1 - j->tiles.y0;
+    size_t strip = i / (STRIP * rows), rest = i % (STRIP * rows);
+    size_t width = columns - strip * STRIP < STRIP ? columns - strip * STRIP : STRIP;
+    uint32_t x = j->tiles.x0 + (uint32_t)(strip * STRIP + rest % width);
+    uint32_t y = j->tiles.y0 + (uint32_t)(rest / width);
+
+    return intersect(scaled((box){x, y, x + 1, y + 1}, j->tile), j->window);
+}
+
+static int run_task(void *user, int thread, size_t item)
+{
+    job *j = user;
+    nsvq_error err = {NO_OFFSET, ""};
+    tile t = {.j = j, .s = &j->d->slots[thread], .at = tile_box(j, item / j->n_groups),
+              .g = j->groups[item % j->n_groups]};
+    nsvq_status st = NSVQ_OK;
+
+    assert(t.at.x0 < t.at.x1 && t.at.y0 < t.at.y1);
+    if (!t.s->scratch && !(t.s->scratch = nsvq_scratch_create()))
+        st = fail(&err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    if (st == NSVQ_OK)
+        st = is_lossy(&j->d->f->h.groups[t.g]) ? lossy_tile(&t, &err) : plain_tile(&t, &err);
+    if (st == NSVQ_OK) {
+        put_samples(&t);
+        return 0;
+    }
+    pthread_mutex_lock(&j->lock);
+    if (item < j->failed_item) {
+        j->failed_item = item;
+        j->status = st;
+        j->error = err;
+    }
+    pthread_mutex_unlock(&j->lock);
+    return 1;
+}
+
+static nsvq_status run_job(job *j, nsvq_error *err)
+{
+    const nsvq_window *w = j->w;
+
+    j->window = (box){w->x, w->y, w->x + w->w, w->y + w->h};
+    j->tile = TILE;
+    j->tiles = cells_of(j->window, j->tile);
+    size_t n = (size_t)(j->tiles.x1 - j->tiles.x0) * (j->tiles.y1 - j->tiles.y0);
+    if (n * j->n_groups < (size_t)j->d->n_threads) {
+        j->tile = BLOCK;
+        j->tiles = cells_of(j->window, j->tile);
+        n = (size_t)(j->tiles.x1 - j->tiles.x0) * (j->tiles.y1 - j->tiles.y0);
+    }
+    j->failed_item = SIZE_MAX;
+    j->status = NSVQ_OK;
+    if (pthread_mutex_init(&j->lock, NULL)) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    pool_run(j->d->n_threads, n * j->n_groups, run_task, j);
+    pthread_mutex_destroy(&j->lock);
+    if (j->status != NSVQ_OK && err) *err = j->error;
+    return j->status;
+}
+
+static nsvq_status check_window(const nsvq_decoder *d, nsvq_window *w, const nsvq_window *from,
+                                nsvq_error *err)
+{
+    nsvq_status st;
+
+    if (!d || !from) return fail(err, NSVQ_E_ARG, NO_OFFSET, "no decoder or window");
+    if ((st = copy_options(w, sizeof *w, from, "nsvq_window", err)) != NSVQ_OK) return st;
+    const header *h = &d->f->h;
+    if (w->level || !w->w || !w->h || w->x >= h->width || w->y >= h->height ||
+        w->w > h->width - w->x || w->h > h->height - w->y || !w->pixels)
+        return fail(err, NSVQ_E_ARG, NO_OFFSET, "no window (%u, %u) %u x %u at level %u", w->x, w->y,
+                    w->w, w->h, w->level);
+    return NSVQ_OK;
+}
+
+nsvq_status nsvq_read(nsvq_decoder *d, const nsvq_window *window, nsvq_error *err)
+{
+    nsvq_window w;
+    job j = {.d = d, .w = &w};
+    nsvq_status st = check_window(d, &w, window, err);
+
+    if (st != NSVQ_OK) return st;
+    const header *h = &d->f->h;
+    for (uint32_t i = 0; i < w.n_bands; i++)
+        if (requested(&w, i) >= h->n_bands)
+            return fail(err, NSVQ_E_ARG, NO_OFFSET, "no band %u", requested(&w, i));
+    uint32_t *groups = malloc(h->n_groups * sizeof *groups);
+    if (!groups) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    for (uint32_t g = 0; g < h->n_groups; g++) {
+        uint32_t i = 0;
+        while (i < w.n_bands && requested(&w, i) - h->groups[g].first_band >= h->groups[g].n_bands) i++;
+        if (i < w.n_bands) groups[j.n_groups++] = g;
+    }
+    j.groups = groups;
+    if (j.n_groups) st = run_job(&j, err);
+    free(groups);
+    return st;
+}
+
+nsvq_status nsvq_read_mask(nsvq_decoder *d, const nsvq_window *window, nsvq_error *err)
+{
+    nsvq_window w;
+    uint32_t g;
+    job j = {.d = d, .w = &w, .groups = &g, .n_groups = 1, .mask = true};
+    nsvq_status st = check_window(d, &w, window, err);
+
+    if (st != NSVQ_OK) return st;
+    g = d->f->h.n_groups - 1;
+    if (d->f->h.has_mask) return run_job(&j, err);
+    for (uint32_t y = 0; y < w.h; y++)
+        for (uint32_t x = 0; x < w.w; x++)
+            w.pixels[(ptrdiff_t)y * w.row_stride + (ptrdiff_t)x * w.pixel_stride] = 255;
+    return NSVQ_OK;
+}

@@ -9,19 +9,20 @@
 #include "engine_impl.h"
 #include "rans.h"
 
-#define HEAD_BYTES  4  /* lanes, seed */
-#define BATCH       32 /* contexts gathered at a time */
-#define MAX_COST    ((1 << 28) - 1) /* two of them and |code|^2 stay below 2^30 (kernels.h, search) */
+#define HEAD_BYTES 4             /* lanes, seed */
+#define BATCH 32                 /* contexts gathered at a time */
+#define MAX_COST ((1 << 28) - 1) /* two of them and |code|^2 stay below 2^30 (kernels.h, search)   \
+                                  */
 #define MAX_LOG2_LANES 5
 
 typedef struct coder {
-    const nsvq_engine     *e;
+    const nsvq_engine *e;
     const nsvq_model_desc *m;
-    int                    n_latent, n_cells, pass;
-    prior_block            block;
-    int16_t               *y_hat;
-    int16_t               *seed;
-    prior_position        *list;
+    int n_latent, n_cells, pass;
+    prior_block block;
+    int16_t *y_hat;
+    int16_t *seed;
+    prior_position *list;
     /* of a step: n positions at most */
     int16_t *ctx;        /* [BATCH][X] */
     int16_t *mean, *hid; /* [n][L], [n][H] */
@@ -33,10 +34,10 @@ typedef struct coder {
     rans_reader reader;
     /* encoder: y is NULL in the decoder */
     const int16_t *y;
-    rans_symbol   *symbols;
-    size_t         n_symbols;
-    uint64_t       lambda;
-    int32_t       *base; /* [slice][code] */
+    rans_symbol *symbols;
+    size_t n_symbols;
+    uint64_t lambda;
+    int32_t *base; /* [slice][code] */
 } coder;
 
 static int clamp_int(int v, int min, int max)
@@ -53,7 +54,7 @@ static size_t n_symbols_of(const nsvq_model_desc *m, int bw, int bh)
 
 static void place(coder *c, carver *k)
 {
-    int    bw = c->block.bw, bh = c->block.bh;
+    int bw = c->block.bw, bh = c->block.bh;
     size_t n = (size_t)(bw * bh + 1) / 2; // pass 4 is the longest step
     size_t n_latent = (size_t)c->n_latent, hidden = c->m->prior.hidden, item = sizeof(int16_t);
     size_t n_codes = (size_t)c->m->n_slices * c->m->n_codes;
@@ -92,15 +93,15 @@ static int coder_init(coder *c, nsvq_scratch *s)
 static void set_seed(coder *c, const int8_t seed[3])
 {
     for (int i = 0; i < 3; i++)
-        c->seed[c->m->seed_channel[i]] =
-            (int16_t)clamp_int(seed[i] * (1 << c->m->seed_shift), -NSVQ_LATENT_MAX, NSVQ_LATENT_MAX);
+        c->seed[c->m->seed_channel[i]] = (int16_t)clamp_int(seed[i] * (1 << c->m->seed_shift),
+                                                            -NSVQ_LATENT_MAX, NSVQ_LATENT_MAX);
 }
 
 /* mean and hid of the n positions of a step. */
 static void step_context(coder *c, const prior_position *list, int n)
 {
     const nsvq_kernels *k = &c->e->k;
-    size_t              n_ctx = 4 * (size_t)c->n_latent + NSVQ_N_EXTRA;
+    size_t n_ctx = 4 * (size_t)c->n_latent + NSVQ_N_EXTRA;
 
     for (int from = 0; from < n; from += BATCH) {
         int count = n - from < BATCH ? n - from : BATCH;
@@ -125,11 +126,12 @@ static void make_dense(coder *c, const int16_t *from, int width, int n)
 static void step_slice(coder *c, int s, int n)
 {
     const nsvq_kernels *k = &c->e->k;
-    const prior        *p = &c->e->prior;
-    int                 dim = c->m->dim;
+    const prior *p = &c->e->prior;
+    int dim = c->m->dim;
 
     if (s == 0) {
-        for (int i = 0; i < n * c->m->prior.hidden; i++) c->h[i] = (uint8_t)clamp_int(c->hid[i], 0, 255);
+        for (int i = 0; i < n * c->m->prior.hidden; i++)
+            c->h[i] = (uint8_t)clamp_int(c->hid[i], 0, 255);
     } else {
         make_dense(c, c->code, s * dim, n);
         k->pointwise(c->h, c->dense, c->hid, &p->prev[s], n);
@@ -149,10 +151,10 @@ static size_t latent_at(const coder *c, prior_position at, int s)
 /* Position i of the step, slice s, gets codeword `number`. */
 static void put_code(coder *c, prior_position at, int i, int s, uint32_t number)
 {
-    int            dim = c->m->dim;
+    int dim = c->m->dim;
     const int16_t *code = c->m->codes + ((size_t)s * c->m->n_codes + number) * (size_t)dim;
     const int16_t *mu = c->mu + (size_t)(i * dim);
-    int16_t       *out = c->y_hat + latent_at(c, at, s);
+    int16_t *out = c->y_hat + latent_at(c, at, s);
 
     memcpy(c->code + (size_t)(i * c->n_latent + s * dim), code, (size_t)dim * sizeof *code);
     for (int j = 0; j < dim; j++)
@@ -183,8 +185,10 @@ static void run_step(coder *c, const prior_position *list, int n)
     step_context(c, list, n);
     for (int s = 0; s < c->m->n_slices; s++) {
         step_slice(c, s, n);
-        if (c->y) encode_slice(c, list, s, n);
-        else decode_slice(c, list, s, n);
+        if (c->y)
+            encode_slice(c, list, s, n);
+        else
+            decode_slice(c, list, s, n);
     }
 }
 
@@ -204,12 +208,13 @@ static void run_pass(coder *c, int pass)
 /* Squared latent units per bit: lambda50 * 2^((50 - quality) / 12), rounded. */
 static uint64_t lambda_of(const nsvq_model_desc *m, int quality, int pass)
 {
-    static const uint32_t root[12] = {65536, 69433, 73562, 77936, 82570, 87480,
-                                      92682, 98193, 104032, 110218, 116772, 123715}; // 2^(16 + i/12)
-    static const uint32_t weight[NSVQ_N_PASSES] = {256, 256, 256, 256, 256}; // of a pass, unit 1/256
-    int                   octave = (50 - quality + 60) / 12 - 5, i = (50 - quality + 60) % 12;
-    int                   shift = 16 - octave;
-    uint64_t              lambda = ((uint64_t)m->lambda50 * root[i] + (1u << (shift - 1))) >> shift;
+    static const uint32_t root[12] = {65536, 69433,  73562,  77936,  82570, 87480, 92682,
+                                      98193, 104032, 110218, 116772, 123715}; // 2^(16 + i/12)
+    static const uint32_t weight[NSVQ_N_PASSES] = {256, 256, 256, 256,
+                                                   256}; // of a pass, unit 1/256
+    int octave = (50 - quality + 60) / 12 - 5, i = (50 - quality + 60) % 12;
+    int shift = 16 - octave;
+    uint64_t lambda = ((uint64_t)m->lambda50 * root[i] + (1u << (shift - 1))) >> shift;
     return (lambda * weight[pass]) >> 8;
 }
 
@@ -223,8 +228,8 @@ static int32_t rate_cost(uint64_t lambda, uint32_t bits)
 static void set_pass_costs(coder *c, int quality, int pass)
 {
     const search_tables *t = &c->e->search;
-    uint64_t             lambda = lambda_of(c->m, quality, pass);
-    size_t               n = (size_t)c->m->n_slices * c->m->n_codes;
+    uint64_t lambda = lambda_of(c->m, quality, pass);
+    size_t n = (size_t)c->m->n_slices * c->m->n_codes;
 
     if (pass > 0 && lambda == c->lambda) return;
     c->lambda = lambda;
@@ -240,17 +245,18 @@ static void note(coder *c, const uint16_t *start, uint32_t symbol)
 static void encode_slice(coder *c, const prior_position *list, int s, int n)
 {
     const search_tables *t = &c->e->search;
-    const int32_t       *base = c->base + (size_t)s * c->m->n_codes;
-    int                  dim = c->m->dim;
-    uint16_t             start[PRIOR_MAX_CELLS + 1];
-    int32_t              cell_cost[PRIOR_MAX_CELLS], cost;
-    int16_t              r[64];
+    const int32_t *base = c->base + (size_t)s * c->m->n_codes;
+    int dim = c->m->dim;
+    uint16_t start[PRIOR_MAX_CELLS + 1];
+    int32_t cell_cost[PRIOR_MAX_CELLS], cost;
+    int16_t r[64];
 
     for (int i = 0; i < n; i++) {
         const int16_t *y = c->y + latent_at(c, list[i], s), *mu = c->mu + (size_t)(i * dim);
         prior_cells(&c->e->prior, c->logit + (size_t)(i * c->n_cells), c->n_cells, start);
         for (int j = 0; j < c->n_cells; j++)
-            cell_cost[j] = rate_cost(c->lambda, search_bits(t, (uint32_t)(start[j + 1] - start[j])));
+            cell_cost[j] =
+                rate_cost(c->lambda, search_bits(t, (uint32_t)(start[j + 1] - start[j])));
         for (int j = 0; j < dim; j++)
             r[j] = (int16_t)clamp_int(y[j] - mu[j], -NSVQ_CODE_MAX, NSVQ_CODE_MAX);
         uint32_t number = c->e->k.search(&t->codebook[s], r, base, cell_cost, &cost);
@@ -282,7 +288,7 @@ size_t nsvq_block_bound(const nsvq_engine *e, int bw, int bh)
 int nsvq_block_encode(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y, int bw, int bh,
                       int quality, uint8_t *out, size_t cap, size_t *size, int16_t *y_hat)
 {
-    coder  c = {.e = e, .y = y, .y_hat = y_hat, .block = {.bw = bw, .bh = bh, .quality = quality}};
+    coder c = {.e = e, .y = y, .y_hat = y_hat, .block = {.bw = bw, .bh = bh, .quality = quality}};
     int8_t seed[3];
 
     assert(e->m->has_analysis && cap >= nsvq_block_bound(e, bw, bh));
@@ -308,7 +314,7 @@ int nsvq_block_encode(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y, i
 int nsvq_block_decode(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *in, size_t size, int bw,
                       int bh, int quality, int16_t *y_hat)
 {
-    coder  c = {.e = e, .y_hat = y_hat, .block = {.bw = bw, .bh = bh, .quality = quality}};
+    coder c = {.e = e, .y_hat = y_hat, .block = {.bw = bw, .bh = bh, .quality = quality}};
     int8_t seed[3];
 
     assert(bw >= 1 && bw <= NSVQ_BLOCK_LATENT && bh >= 1 && bh <= NSVQ_BLOCK_LATENT);

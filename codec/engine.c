@@ -74,7 +74,8 @@ static int search_create(search_tables *t, const nsvq_model_desc *m, const nsvq_
     set_costs(t, m);
     for (int s = 0; s < m->n_slices; s++) {
         t->codebook[s] = (nsvq_codebook){.n_codes = m->n_codes, .dim = m->dim};
-        if (k->codebook_pack(&t->codebook[s], m->codes + (size_t)s * m->n_codes * m->dim)) return -1;
+        if (k->codebook_pack(&t->codebook[s], m->codes + (size_t)s * m->n_codes * m->dim))
+            return -1;
     }
     return 0;
 }
@@ -133,13 +134,13 @@ int nsvq_engine_analysis_halo(const nsvq_engine *e)
 
 typedef struct picture { /* one side of a run is pixels, the other latents */
     const nsvq_kernels *k;
-    const uint8_t      *in;
-    uint8_t            *out;
-    ptrdiff_t           stride;
-    const int16_t      *y_hat;
-    int16_t            *y;
-    int                 n_latent, ww;
-    nsvq_rect           want;
+    const uint8_t *in;
+    uint8_t *out;
+    ptrdiff_t stride;
+    const int16_t *y_hat;
+    int16_t *y;
+    int n_latent, ww;
+    nsvq_rect want;
 } picture;
 
 static void load_pixels(const void *user, int16_t *out, int x, int y, int n)
@@ -151,14 +152,14 @@ static void load_pixels(const void *user, int16_t *out, int x, int y, int n)
 static void emit_latents(const void *user, const int16_t *row, int y)
 {
     const picture *p = user;
-    size_t         n = (size_t)p->want.w * (size_t)p->n_latent;
+    size_t n = (size_t)p->want.w * (size_t)p->n_latent;
     memcpy(p->y + (size_t)(y - p->want.y) * n, row, n * sizeof *row);
 }
 
 static void load_latents(const void *user, int16_t *out, int x, int y, int n)
 {
     const picture *p = user;
-    size_t         at = (size_t)y * (size_t)p->ww + (size_t)x;
+    size_t at = (size_t)y * (size_t)p->ww + (size_t)x;
     memcpy(out, p->y_hat + at * (size_t)p->n_latent, (size_t)n * (size_t)p->n_latent * sizeof *out);
 }
 
@@ -172,19 +173,28 @@ static void emit_pixels(const void *user, const int16_t *row, int y)
 int nsvq_engine_analyse(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *rgb, ptrdiff_t stride,
                         int ww, int wh, nsvq_rect want, int16_t *y)
 {
-    picture p = {.k = &e->k, .in = rgb, .stride = stride, .y = y, .want = want,
+    picture p = {.k = &e->k,
+                 .in = rgb,
+                 .stride = stride,
+                 .y = y,
+                 .want = want,
                  .n_latent = e->m->n_slices * e->m->dim};
-    net_job job = {.ww = ww, .wh = wh, .want = want, .user = &p, .load = load_pixels,
-                   .emit = emit_latents};
+    net_job job = {
+        .ww = ww, .wh = wh, .want = want, .user = &p, .load = load_pixels, .emit = emit_latents};
     return net_run(&e->analysis, s, &job);
 }
 
-int nsvq_engine_synthesise(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y_hat, int ww, int wh,
-                           nsvq_rect want, uint8_t *rgb, ptrdiff_t stride)
+int nsvq_engine_synthesise(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y_hat, int ww,
+                           int wh, nsvq_rect want, uint8_t *rgb, ptrdiff_t stride)
 {
-    picture p = {.k = &e->k, .out = rgb, .stride = stride, .y_hat = y_hat, .want = want, .ww = ww,
+    picture p = {.k = &e->k,
+                 .out = rgb,
+                 .stride = stride,
+                 .y_hat = y_hat,
+                 .want = want,
+                 .ww = ww,
                  .n_latent = e->m->n_slices * e->m->dim};
-    net_job job = {.ww = ww, .wh = wh, .want = want, .user = &p, .load = load_latents,
-                   .emit = emit_pixels};
+    net_job job = {
+        .ww = ww, .wh = wh, .want = want, .user = &p, .load = load_latents, .emit = emit_pixels};
     return net_run(&e->synthesis, s, &job);
 }

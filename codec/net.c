@@ -3,13 +3,13 @@
  * Going through the layers backwards gives the margin that each register needs around the wanted
  * rectangle; everything is clipped to the window, outside of which registers are zero. The run then
  * goes down the picture latent row by latent row: in each step every layer computes the rows that
- * have become possible. A register keeps a ring of the rows that are still read, so that a depthwise
- * result, say, is a buffer of one row that never leaves the cache. (Steps of 2 or 4 latent rows were
- * no faster; on 4096 pixels of width they cost the analysis a quarter.)
+ * have become possible. A register keeps a ring of the rows that are still read, so that a
+ * depthwise result, say, is a buffer of one row that never leaves the cache. (Steps of 2 or 4
+ * latent rows were no faster; on 4096 pixels of width they cost the analysis a quarter.)
  *
  * Invariant: in the step of latent row t a register gets its rows from t * scale + margin up to
- * (t + 1) * scale + margin, not included; a reader with margin m and factor f (space to depth) reads
- * none before t * scale + m * f - k/2. The difference is the length of the ring. */
+ * (t + 1) * scale + margin, not included; a reader with margin m and factor f (space to depth)
+ * reads none before t * scale + m * f - k/2. The difference is the length of the ring. */
 #include "net.h"
 
 #include <assert.h>
@@ -32,15 +32,16 @@ static int min_int(int a, int b)
 
 static void set_shapes(net *n, int in_channels, int in_scale)
 {
-    n->reg[0] = (net_register){.channels = (uint16_t)in_channels, .item_bytes = 2,
-                               .scale = (uint8_t)in_scale};
+    n->reg[0] = (net_register){
+        .channels = (uint16_t)in_channels, .item_bytes = 2, .scale = (uint8_t)in_scale};
     for (int i = 0; i < n->desc->n_layers; i++) {
-        const nsvq_layer   *l = &n->desc->layer[i];
+        const nsvq_layer *l = &n->desc->layer[i];
         const net_register *src = &n->reg[l->src];
-        bool                shrinks = l->kind == NSVQ_LAYER_SPACE_TO_DEPTH;
-        n->reg[l->dst] = (net_register){.channels = (uint16_t)(l->cout * l->rep),
-                                        .item_bytes = l->out_type == NSVQ_U8 ? 1 : 2,
-                                        .scale = (uint8_t)(shrinks ? src->scale / l->k : src->scale)};
+        bool shrinks = l->kind == NSVQ_LAYER_SPACE_TO_DEPTH;
+        n->reg[l->dst] =
+            (net_register){.channels = (uint16_t)(l->cout * l->rep),
+                           .item_bytes = l->out_type == NSVQ_U8 ? 1 : 2,
+                           .scale = (uint8_t)(shrinks ? src->scale / l->k : src->scale)};
     }
 }
 
@@ -57,9 +58,9 @@ static int factor_of(const nsvq_layer *l)
 static void set_margins(net *n)
 {
     for (int i = n->desc->n_layers; i-- > 0;) {
-        const nsvq_layer   *l = &n->desc->layer[i];
+        const nsvq_layer *l = &n->desc->layer[i];
         const net_register *dst = &n->reg[l->dst];
-        net_register       *src = &n->reg[l->src];
+        net_register *src = &n->reg[l->src];
         src->margin = max_int(src->margin, dst->margin * factor_of(l) + reach_of(l));
         src->pad = (uint8_t)max_int(src->pad, reach_of(l));
         if (l->res == NSVQ_NO_REGISTER) continue;
@@ -77,7 +78,7 @@ static void set_rings(net *n)
 {
     for (int i = 0; i < n->desc->n_layers; i++) {
         const nsvq_layer *l = &n->desc->layer[i];
-        int               margin = n->reg[l->dst].margin;
+        int margin = n->reg[l->dst].margin;
         need_rows(&n->reg[l->src], margin * factor_of(l) - reach_of(l));
         if (l->res != NSVQ_NO_REGISTER) need_rows(&n->reg[l->res], margin);
     }
@@ -88,13 +89,16 @@ static int pack_layers(net *n)
 {
     for (int i = 0; i < n->desc->n_layers; i++) {
         const nsvq_layer *l = &n->desc->layer[i];
-        int               st = 0;
+        int st = 0;
         if (l->kind == NSVQ_LAYER_POINTWISE) {
             uint8_t res_type = NSVQ_NONE;
             if (l->res != NSVQ_NO_REGISTER)
                 res_type = n->reg[l->res].item_bytes == 1 ? NSVQ_U8 : NSVQ_S16;
-            n->layer[i].pointwise = (nsvq_pointwise){.cin = l->cin, .cout = l->cout,
-                .in_type = l->in_type, .out_type = l->out_type, .res_type = res_type};
+            n->layer[i].pointwise = (nsvq_pointwise){.cin = l->cin,
+                                                     .cout = l->cout,
+                                                     .in_type = l->in_type,
+                                                     .out_type = l->out_type,
+                                                     .res_type = res_type};
             st = n->k->pointwise_pack(&n->layer[i].pointwise, l->wt, l->bias, l->shift, l->mul);
         } else if (l->kind == NSVQ_LAYER_DEPTHWISE) {
             n->layer[i].depthwise = (nsvq_depthwise){.channels = l->cin, .k = l->k};
@@ -121,8 +125,10 @@ int net_create(net *n, const nsvq_net *desc, const nsvq_kernels *k, int in_chann
 void net_free(net *n)
 {
     for (int i = 0; n->desc && i < n->desc->n_layers; i++) {
-        if (n->desc->layer[i].kind == NSVQ_LAYER_POINTWISE) nsvq_pointwise_free(&n->layer[i].pointwise);
-        else if (n->desc->layer[i].kind == NSVQ_LAYER_DEPTHWISE) nsvq_depthwise_free(&n->layer[i].depthwise);
+        if (n->desc->layer[i].kind == NSVQ_LAYER_POINTWISE)
+            nsvq_pointwise_free(&n->layer[i].pointwise);
+        else if (n->desc->layer[i].kind == NSVQ_LAYER_DEPTHWISE)
+            nsvq_depthwise_free(&n->layer[i].depthwise);
     }
     memset(n, 0, sizeof *n);
 }
@@ -137,25 +143,25 @@ int net_halo(const net *n)
 /* Rows of a register in one run. Columns x0 .. x0 + w - 1, rows y0 .. y1 - 1, in positions of the
  * window; rows before `next` are done. */
 typedef struct ring {
-    uint8_t *rows;          /* first position of row 0, behind its pad */
-    size_t   row_bytes;     /* with pads */
-    size_t   position_bytes;
-    int      n_rows, x0, w, y0, y1, next;
+    uint8_t *rows;    /* first position of row 0, behind its pad */
+    size_t row_bytes; /* with pads */
+    size_t position_bytes;
+    int n_rows, x0, w, y0, y1, next;
 } ring;
 
 typedef struct run {
-    const net     *n;
+    const net *n;
     const net_job *job;
-    const void    *zero; /* a row outside the window */
-    ring           ring[NSVQ_MAX_REGISTERS];
+    const void *zero; /* a row outside the window */
+    ring ring[NSVQ_MAX_REGISTERS];
 } run;
 
 static void place_ring(run *r, int i, carver *c)
 {
     const net_register *reg = &r->n->reg[i];
-    const nsvq_rect    *want = &r->job->want;
-    ring               *g = &r->ring[i];
-    int                 s = reg->scale, x1 = min_int(r->job->ww * s, (want->x + want->w) * s + reg->margin);
+    const nsvq_rect *want = &r->job->want;
+    ring *g = &r->ring[i];
+    int s = reg->scale, x1 = min_int(r->job->ww * s, (want->x + want->w) * s + reg->margin);
 
     g->x0 = max_int(0, want->x * s - reg->margin);
     g->y0 = g->next = max_int(0, want->y * s - reg->margin);
@@ -169,7 +175,8 @@ static void place_ring(run *r, int i, carver *c)
     for (int y = 0; reg->pad && y < g->n_rows; y++) {
         uint8_t *row = g->rows + (size_t)y * g->row_bytes;
         memset(row, 0, reg->pad * g->position_bytes);
-        memset(row + ((size_t)g->w + reg->pad) * g->position_bytes, 0, reg->pad * g->position_bytes);
+        memset(row + ((size_t)g->w + reg->pad) * g->position_bytes, 0,
+               reg->pad * g->position_bytes);
     }
     g->rows += reg->pad * g->position_bytes;
 }
@@ -182,7 +189,8 @@ static void place(run *r, carver *c)
     for (int i = 0; i < NSVQ_MAX_REGISTERS; i++)
         if (r->n->reg[i].channels) place_ring(r, i, c);
     for (int i = 0; i < NSVQ_MAX_REGISTERS; i++)
-        if (r->n->reg[i].pad && r->ring[i].row_bytes > zero_bytes) zero_bytes = r->ring[i].row_bytes;
+        if (r->n->reg[i].pad && r->ring[i].row_bytes > zero_bytes)
+            zero_bytes = r->ring[i].row_bytes;
     void *zero = carve(c, zero_bytes);
     if (zero) memset(zero, 0, zero_bytes);
     r->zero = zero;
@@ -203,9 +211,9 @@ static const void *at(const ring *g, int x, int y)
 static void depthwise_row(run *r, int i, int y)
 {
     const nsvq_layer *l = &r->n->desc->layer[i];
-    const ring       *src = &r->ring[l->src];
-    ring             *dst = &r->ring[l->dst];
-    const int16_t    *rows[5];
+    const ring *src = &r->ring[l->src];
+    ring *dst = &r->ring[l->dst];
+    const int16_t *rows[5];
 
     for (int j = 0; j < l->k; j++) {
         int from = y + j - l->k / 2;
@@ -218,13 +226,13 @@ static void depthwise_row(run *r, int i, int y)
 static void space_to_depth_row(run *r, int i, int y)
 {
     const nsvq_layer *l = &r->n->desc->layer[i];
-    const ring       *src = &r->ring[l->src];
-    ring             *dst = &r->ring[l->dst];
-    size_t            bytes = l->k * src->position_bytes;
+    const ring *src = &r->ring[l->src];
+    ring *dst = &r->ring[l->dst];
+    size_t bytes = l->k * src->position_bytes;
 
     for (int ky = 0; ky < l->k; ky++) {
         const uint8_t *from = at(src, dst->x0 * l->k, y * l->k + ky);
-        uint8_t       *to = (uint8_t *)row_of(dst, y) + (size_t)ky * bytes;
+        uint8_t *to = (uint8_t *)row_of(dst, y) + (size_t)ky * bytes;
         for (int x = 0; x < dst->w; x++, from += bytes, to += dst->position_bytes)
             memcpy(to, from, bytes);
     }
@@ -233,9 +241,9 @@ static void space_to_depth_row(run *r, int i, int y)
 static void pointwise_row(run *r, int i, int y)
 {
     const nsvq_layer *l = &r->n->desc->layer[i];
-    ring             *dst = &r->ring[l->dst];
-    const void       *in = at(&r->ring[l->src], dst->x0, y);
-    const void       *res = l->res == NSVQ_NO_REGISTER ? NULL : at(&r->ring[l->res], dst->x0, y);
+    ring *dst = &r->ring[l->dst];
+    const void *in = at(&r->ring[l->src], dst->x0, y);
+    const void *res = l->res == NSVQ_NO_REGISTER ? NULL : at(&r->ring[l->res], dst->x0, y);
 
     r->n->k->pointwise(row_of(dst, y), in, res, &r->n->layer[i].pointwise, dst->w * l->rep);
 }
@@ -250,18 +258,21 @@ static int step_end(const run *r, int i, int t)
 static void step(run *r, int t)
 {
     const nsvq_net *desc = r->n->desc;
-    ring           *in = &r->ring[0], *out = &r->ring[desc->output];
-    int             first = out->next;
+    ring *in = &r->ring[0], *out = &r->ring[desc->output];
+    int first = out->next;
 
     for (int end = step_end(r, 0, t); in->next < end; in->next++)
         r->job->load(r->job->user, row_of(in, in->next), in->x0, in->next, in->w);
     for (int i = 0; i < desc->n_layers; i++) {
         const nsvq_layer *l = &desc->layer[i];
-        ring             *dst = &r->ring[l->dst];
+        ring *dst = &r->ring[l->dst];
         for (int end = step_end(r, l->dst, t); dst->next < end; dst->next++) {
-            if (l->kind == NSVQ_LAYER_POINTWISE) pointwise_row(r, i, dst->next);
-            else if (l->kind == NSVQ_LAYER_DEPTHWISE) depthwise_row(r, i, dst->next);
-            else space_to_depth_row(r, i, dst->next);
+            if (l->kind == NSVQ_LAYER_POINTWISE)
+                pointwise_row(r, i, dst->next);
+            else if (l->kind == NSVQ_LAYER_DEPTHWISE)
+                depthwise_row(r, i, dst->next);
+            else
+                space_to_depth_row(r, i, dst->next);
         }
     }
     for (int y = first; y < out->next; y++) r->job->emit(r->job->user, row_of(out, y), y);
@@ -269,9 +280,9 @@ static void step(run *r, int t)
 
 int net_run(const net *n, nsvq_scratch *s, const net_job *job)
 {
-    run    r = {.n = n, .job = job};
+    run r = {.n = n, .job = job};
     carver size = {0}, c = {0};
-    int    end = job->want.y + job->want.h;
+    int end = job->want.y + job->want.h;
 
     assert(job->want.x >= 0 && job->want.y >= 0 && job->want.w > 0 && job->want.h > 0);
     assert(job->want.x + job->want.w <= job->ww && end <= job->wh);

@@ -7,22 +7,28 @@
 #include <string.h>
 
 /* FORMAT.md 5.4.1: round(2^15 * 2^(-j / 32)). */
-static const uint16_t decay32[32] = {
-    32768, 32066, 31379, 30706, 30048, 29405, 28774, 28158, 27554, 26964, 26386, 25821, 25268, 24726, 24196, 23678,
-    23170, 22674, 22188, 21713, 21247, 20792, 20347, 19911, 19484, 19066, 18658, 18258, 17867, 17484, 17109, 16743};
+static const uint16_t decay32[32] = {32768, 32066, 31379, 30706, 30048, 29405, 28774, 28158,
+                                     27554, 26964, 26386, 25821, 25268, 24726, 24196, 23678,
+                                     23170, 22674, 22188, 21713, 21247, 20792, 20347, 19911,
+                                     19484, 19066, 18658, 18258, 17867, 17484, 17109, 16743};
 
 /* FORMAT.md 5.2: dx, dy. */
 static const int8_t neighbours[NSVQ_N_PASSES][NSVQ_N_NEIGHBOURS][2] = {
-    {{-4, 0}, {0, -4}, {-4, -4}, {4, -4}}, {{-2, -2}, {2, 2}, {2, -2}, {-2, 2}},
-    {{-2, 0}, {2, 0}, {0, -2}, {0, 2}},    {{-1, -1}, {1, 1}, {1, -1}, {-1, 1}},
+    {{-4, 0}, {0, -4}, {-4, -4}, {4, -4}},
+    {{-2, -2}, {2, 2}, {2, -2}, {-2, 2}},
+    {{-2, 0}, {2, 0}, {0, -2}, {0, 2}},
+    {{-1, -1}, {1, 1}, {1, -1}, {-1, 1}},
     {{-1, 0}, {1, 0}, {0, -1}, {0, 1}}};
 
 /* ---- tables ---- */
 
 static int pack(nsvq_pointwise *p, const nsvq_layer *l, uint8_t res_type, const nsvq_kernels *k)
 {
-    *p = (nsvq_pointwise){.cin = l->cin, .cout = l->cout, .in_type = l->in_type,
-                          .out_type = l->out_type, .res_type = res_type};
+    *p = (nsvq_pointwise){.cin = l->cin,
+                          .cout = l->cout,
+                          .in_type = l->in_type,
+                          .out_type = l->out_type,
+                          .res_type = res_type};
     return k->pointwise_pack(p, l->wt, l->bias, l->shift, l->mul);
 }
 
@@ -49,7 +55,7 @@ static int cumulate_members(prior *p, const nsvq_model_desc *m)
     if (!p->member_start) return -1;
     for (size_t c = 0; c < n_cells; c++) {
         const uint16_t *freq = m->prior.member + c * NSVQ_CELL;
-        uint16_t       *start = p->member_start + c * PRIOR_MEMBER_START;
+        uint16_t *start = p->member_start + c * PRIOR_MEMBER_START;
         start[0] = 0;
         for (int i = 0; i < NSVQ_CELL; i++) start[i + 1] = (uint16_t)(start[i] + freq[i]);
     }
@@ -85,8 +91,8 @@ void prior_free(prior *p)
 void prior_cells(const prior *p, const int16_t *logit, int n, uint16_t *start)
 {
     uint32_t v[PRIOR_MAX_CELLS], sum = 0, at = 0;
-    int16_t  max = logit[0];
-    int      first = 0;
+    int16_t max = logit[0];
+    int first = 0;
 
     for (int i = 1; i < n; i++) max = logit[i] > max ? logit[i] : max;
     for (int i = 0; i < n; i++) {
@@ -128,11 +134,11 @@ int prior_positions(prior_position *list, int pass, int bw, int bh)
 void prior_context(int16_t *ctx, const prior_block *b, int pass, prior_position at)
 {
     const int16_t *from[NSVQ_N_NEIGHBOURS], *first = NULL;
-    size_t         n = (size_t)b->n_latent;
-    int            n_outside = 0;
+    size_t n = (size_t)b->n_latent;
+    int n_outside = 0;
 
     for (int i = 0; i < NSVQ_N_NEIGHBOURS; i++) {
-        int  x = at.x + neighbours[pass][i][0], y = at.y + neighbours[pass][i][1];
+        int x = at.x + neighbours[pass][i][0], y = at.y + neighbours[pass][i][1];
         bool inside = x >= 0 && x < b->bw && y >= 0 && y < b->bh;
         from[i] = inside ? b->latents + ((size_t)y * (size_t)b->bw + (size_t)x) * n : NULL;
         if (inside && !first) first = from[i];

@@ -10,7 +10,8 @@ bool rans_open(rans_reader *r, const uint8_t *in, size_t size, int log2_lanes)
     memset(r, 0, sizeof *r);
     if (lanes > RANS_MAX_LANES || size < 4 * lanes || size % 2) return false;
     for (size_t i = 0; i < lanes; i++, in += 4) {
-        r->state[i] = (uint32_t)in[0] | (uint32_t)in[1] << 8 | (uint32_t)in[2] << 16 | (uint32_t)in[3] << 24;
+        r->state[i] =
+            (uint32_t)in[0] | (uint32_t)in[1] << 8 | (uint32_t)in[2] << 16 | (uint32_t)in[3] << 24;
         if (r->state[i] < RANS_LOW) return false;
     }
     r->mask = (uint32_t)lanes - 1;
@@ -27,7 +28,8 @@ bool rans_done(const rans_reader *r)
     return true;
 }
 
-/* The stream is made from its end: words go down from the end of the buffer and are moved at last. */
+/* The stream is made from its end: words go down from the end of the buffer and are moved at last.
+ */
 size_t rans_encode(uint8_t *out, const rans_symbol *symbols, size_t n, int log2_lanes)
 {
     uint32_t state[RANS_MAX_LANES], mask = (1u << log2_lanes) - 1;

@@ -1,7 +1,7 @@
 /* desc.c - proves that a model is sound before anything runs it.
  *
- * After nsvq_model_check the engine and the kernels assert nothing about shapes any more. Invariants:
- *   (1) a register is written once, before it is read, and is read (or is the output);
+ * After nsvq_model_check the engine and the kernels assert nothing about shapes any more.
+ * Invariants: (1) a register is written once, before it is read, and is read (or is the output);
  *   (2) for every layer and channel sum |wt| * max|in| + |bias| <= INT32_MAX, so any order of
  *       summation gives the same bits;
  *   (3) sums of the codebook search stay inside int32 (kernels.h, search): dim <= 32.
@@ -12,19 +12,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_U8    255
-#define MAX_S16   32768 /* a saturated residual sum may be -32768 */
+#define MAX_U8 255
+#define MAX_S16 32768 /* a saturated residual sum may be -32768 */
 #define MAX_PIXEL 128
-#define MAX_DIM   32
+#define MAX_DIM 32
 #define MAX_SHIFT 24
 #define MAX_SEED_SHIFT 6
-#define STRIDE    16    /* pixels per latent */
+#define STRIDE 16 /* pixels per latent */
 
 typedef struct reg {
-    bool     written, read;
-    uint8_t  type, stride; /* stride: pixels per position, each way */
+    bool written, read;
+    uint8_t type, stride; /* stride: pixels per position, each way */
     uint32_t channels;
-    int32_t  max;          /* of |value| */
+    int32_t max; /* of |value| */
 } reg;
 
 static bool has_arrays(const nsvq_layer *l)
@@ -44,7 +44,7 @@ static const char *check_arithmetic(const nsvq_layer *l, int32_t max)
 {
     if (!has_arrays(l)) return "layer without weights";
     for (int o = 0; o < l->cout; o++) {
-        bool    depthwise = l->kind == NSVQ_LAYER_DEPTHWISE;
+        bool depthwise = l->kind == NSVQ_LAYER_DEPTHWISE;
         int64_t worst = depthwise ? worst_sum(l, o, l->wt + o, l->k * l->k, l->cin, max)
                                   : worst_sum(l, o, l->wt + (size_t)o * l->cin, l->cin, 1, max);
         if (worst > INT32_MAX) return "layer whose sums may overflow";
@@ -58,7 +58,8 @@ static const char *check_pointwise(const nsvq_layer *l, const reg *src, const re
 {
     if (l->k != 1 || l->rep < 1 || l->cin < 1 || l->cout < 1) return "pointwise layer: bad shape";
     if (src->channels != (uint32_t)l->cin * l->rep) return "pointwise layer: input channels differ";
-    if (l->out_type != NSVQ_U8 && l->out_type != NSVQ_S16) return "pointwise layer: bad output type";
+    if (l->out_type != NSVQ_U8 && l->out_type != NSVQ_S16)
+        return "pointwise layer: bad output type";
     dst->channels = (uint32_t)l->cout * l->rep;
     if (res && (res->channels != dst->channels || res->stride != src->stride))
         return "pointwise layer: residual of another shape";
@@ -79,7 +80,8 @@ static const char *check_depthwise(const nsvq_layer *l, const reg *src, const re
     return check_arithmetic(l, src->max);
 }
 
-static const char *check_space_to_depth(const nsvq_layer *l, const reg *src, const reg *res, reg *dst)
+static const char *check_space_to_depth(const nsvq_layer *l, const reg *src, const reg *res,
+                                        reg *dst)
 {
     if ((l->k != 2 && l->k != 4) || l->rep != 1 || res) return "space to depth: bad shape";
     if (l->wt || l->bias || l->shift || l->mul) return "space to depth: has weights";
@@ -106,9 +108,12 @@ static const char *check_layer(const nsvq_layer *l, reg *regs)
     if (l->in_type != src->type) return "layer whose input type differs from its register";
 
     const char *why = "unknown layer kind";
-    if (l->kind == NSVQ_LAYER_POINTWISE) why = check_pointwise(l, src, res, dst);
-    else if (l->kind == NSVQ_LAYER_DEPTHWISE) why = check_depthwise(l, src, res, dst);
-    else if (l->kind == NSVQ_LAYER_SPACE_TO_DEPTH) why = check_space_to_depth(l, src, res, dst);
+    if (l->kind == NSVQ_LAYER_POINTWISE)
+        why = check_pointwise(l, src, res, dst);
+    else if (l->kind == NSVQ_LAYER_DEPTHWISE)
+        why = check_depthwise(l, src, res, dst);
+    else if (l->kind == NSVQ_LAYER_SPACE_TO_DEPTH)
+        why = check_space_to_depth(l, src, res, dst);
     if (why) return why;
     if (dst->channels > NSVQ_MAX_CHANNELS) return "layer with too many channels";
 
@@ -152,9 +157,9 @@ static bool prior_shape(const nsvq_layer *l, int in_type, int cin, int out_type,
 static const char *check_prior(const nsvq_model_desc *m)
 {
     const nsvq_prior *p = &m->prior;
-    int               n_latent = m->n_slices * m->dim, n_ctx = 4 * n_latent + NSVQ_N_EXTRA;
-    int               n_cells = (int)(m->n_codes / NSVQ_CELL), h = p->hidden;
-    const char       *why;
+    int n_latent = m->n_slices * m->dim, n_ctx = 4 * n_latent + NSVQ_N_EXTRA;
+    int n_cells = (int)(m->n_codes / NSVQ_CELL), h = p->hidden;
+    const char *why;
 
     if (h < 1 || h > NSVQ_MAX_CHANNELS) return "prior: hidden channels";
     for (int i = 0; i < NSVQ_N_PASSES; i++) {
@@ -218,8 +223,9 @@ const char *nsvq_model_check(const nsvq_model_desc *m)
     if (!name_is_fine(m)) return "name is not 1 to 31 printable ASCII characters, zero-padded";
     if ((why = check_codes(m))) return why;
 
-    uint32_t  n_latent = (uint32_t)m->n_slices * m->dim;
-    const reg latent = {.type = NSVQ_S16, .stride = STRIDE, .channels = n_latent, .max = NSVQ_LATENT_MAX};
+    uint32_t n_latent = (uint32_t)m->n_slices * m->dim;
+    const reg latent = {
+        .type = NSVQ_S16, .stride = STRIDE, .channels = n_latent, .max = NSVQ_LATENT_MAX};
     const reg pixels = {.type = NSVQ_S16, .stride = STRIDE, .channels = 768};
     const reg quarter = {.type = NSVQ_S16, .stride = 4, .channels = 48, .max = MAX_PIXEL};
 

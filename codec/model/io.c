@@ -22,7 +22,7 @@ static bool reserve(io *s, size_t n)
 {
     if (n <= s->cap - s->size) return true;
     if (n > SIZE_MAX / 4 || s->size > SIZE_MAX / 4) return false;
-    size_t   cap = 2 * s->size + n + 1024;
+    size_t cap = 2 * s->size + n + 1024;
     uint8_t *out = realloc(s->out, cap);
     if (!out) return false;
     s->out = out;
@@ -82,8 +82,10 @@ static void load_item(uint8_t *item, const uint8_t *raw, int n_bytes)
 {
     uint32_t v = io_get(raw, n_bytes);
     uint16_t v16 = (uint16_t)v;
-    if (n_bytes == 2) memcpy(item, &v16, 2);
-    else memcpy(item, &v, 4);
+    if (n_bytes == 2)
+        memcpy(item, &v16, 2);
+    else
+        memcpy(item, &v, 4);
 }
 
 static uint32_t item_value(const uint8_t *item, int n_bytes)
@@ -112,7 +114,7 @@ static uint8_t *new_array(io *s, size_t n, int n_bytes)
 /* items [n]; returns them, or newly loaded ones. n_bytes: 1, 2 or 4. */
 static void *array(io *s, void *items, size_t n, int n_bytes)
 {
-    uint8_t  raw[CHUNK * 4];
+    uint8_t raw[CHUNK * 4];
     uint8_t *p = items;
 
     if (s->mode == IO_LOAD && !(p = new_array(s, n, n_bytes))) return NULL;
@@ -121,10 +123,11 @@ static void *array(io *s, void *items, size_t n, int n_bytes)
         return p;
     }
     for (size_t at = 0; at < n; at += CHUNK) {
-        size_t   k = n - at < CHUNK ? n - at : CHUNK, step = (size_t)n_bytes;
+        size_t k = n - at < CHUNK ? n - at : CHUNK, step = (size_t)n_bytes;
         uint8_t *item = p + at * step;
         if (s->mode != IO_LOAD)
-            for (size_t i = 0; i < k; i++) io_put(raw + i * step, n_bytes, item_value(item + i * step, n_bytes));
+            for (size_t i = 0; i < k; i++)
+                io_put(raw + i * step, n_bytes, item_value(item + i * step, n_bytes));
         io_bytes(s, raw, k * step);
         if (s->mode == IO_LOAD)
             for (size_t i = 0; i < k; i++) load_item(item + i * step, raw + i * step, n_bytes);

@@ -11,16 +11,16 @@
 #include "io.h"
 #include "sha256.h"
 
-#define VERSION      1
+#define VERSION 1
 #define HEADER_BYTES 20
-#define PART_BYTES   20
-#define MAX_PARTS    64
-#define MAX_PART     (256u << 20) /* plain bytes */
-#define MAX_RATIO    64           /* plain to stored; a larger one is refused as a bomb */
+#define PART_BYTES 20
+#define MAX_PARTS 64
+#define MAX_PART (256u << 20) /* plain bytes */
+#define MAX_RATIO 64          /* plain to stored; a larger one is refused as a bomb */
 
 static const uint8_t signature[8] = {0x8e, 'N', 'S', 'M', '\r', '\n', 0x1a, '\n'};
 
-enum { PART_OPTIONAL = 1 };             /* flag: a reader that does not know the tag skips it */
+enum { PART_OPTIONAL = 1 }; /* flag: a reader that does not know the tag skips it */
 enum { METHOD_PLAIN = 0, METHOD_ZLIB = 1 };
 enum { FAIL_MEMORY = -1, FAIL_BYTES = -2, FAIL_VERSION = -3 };
 
@@ -46,8 +46,10 @@ static void walk_layer(io *s, nsvq_layer *l)
     io_u8(s, &l->rep, 1, 255);
     io_u16(s, &l->cin, 1, NSVQ_MAX_CHANNELS);
     io_u16(s, &l->cout, 1, NSVQ_MAX_CHANNELS);
-    if (l->kind == NSVQ_LAYER_POINTWISE) walk_arrays(s, l, (size_t)l->cout * l->cin);
-    else if (l->kind == NSVQ_LAYER_DEPTHWISE) walk_arrays(s, l, (size_t)l->k * l->k * l->cin);
+    if (l->kind == NSVQ_LAYER_POINTWISE)
+        walk_arrays(s, l, (size_t)l->cout * l->cin);
+    else if (l->kind == NSVQ_LAYER_DEPTHWISE)
+        walk_arrays(s, l, (size_t)l->k * l->k * l->cin);
 }
 
 static void walk_net(io *s, nsvq_net *net)
@@ -88,18 +90,26 @@ static void walk_analysis(io *s, nsvq_model_desc *m)
 static void walk_prior_layer(io *s, nsvq_layer *l, int in_type, int cin, int out_type, int cout)
 {
     if (s->mode == IO_LOAD)
-        *l = (nsvq_layer){.kind = NSVQ_LAYER_POINTWISE, .dst = 1, .res = NSVQ_NO_REGISTER,
-                          .in_type = (uint8_t)in_type, .out_type = (uint8_t)out_type, .k = 1,
-                          .rep = 1, .cin = (uint16_t)cin, .cout = (uint16_t)cout};
-    if (l->cin != cin || l->cout != cout) s->bad = true;
-    else walk_arrays(s, l, (size_t)cout * (size_t)cin);
+        *l = (nsvq_layer){.kind = NSVQ_LAYER_POINTWISE,
+                          .dst = 1,
+                          .res = NSVQ_NO_REGISTER,
+                          .in_type = (uint8_t)in_type,
+                          .out_type = (uint8_t)out_type,
+                          .k = 1,
+                          .rep = 1,
+                          .cin = (uint16_t)cin,
+                          .cout = (uint16_t)cout};
+    if (l->cin != cin || l->cout != cout)
+        s->bad = true;
+    else
+        walk_arrays(s, l, (size_t)cout * (size_t)cin);
 }
 
 static void walk_prior(io *s, nsvq_model_desc *m)
 {
     nsvq_prior *p = &m->prior;
-    int         n_latent = m->n_slices * m->dim, n_ctx = 4 * n_latent + NSVQ_N_EXTRA;
-    int         n_cells = (int)(m->n_codes / NSVQ_CELL);
+    int n_latent = m->n_slices * m->dim, n_ctx = 4 * n_latent + NSVQ_N_EXTRA;
+    int n_cells = (int)(m->n_codes / NSVQ_CELL);
 
     io_u16(s, &p->hidden, 1, NSVQ_MAX_CHANNELS);
     for (int i = 0; i < NSVQ_N_PASSES; i++) {
@@ -129,13 +139,14 @@ static void walk_master(io *s, nsvq_model_desc *m)
 }
 
 typedef struct part {
-    char     tag[5];
+    char tag[5];
     uint16_t flags;
     unsigned keep; /* NSVQ_STORE_ bit; 0: always stored, and hashed into the id */
-    void   (*walk)(io *s, nsvq_model_desc *m);
+    void (*walk)(io *s, nsvq_model_desc *m);
 } part;
 
-static const part parts[] = { /* in the order of the file */
+static const part parts[] = {
+    /* in the order of the file */
     {"HEAD", 0, 0, walk_head},
     {"CODE", 0, 0, walk_codes},
     {"SYNT", 0, 0, walk_synthesis},
@@ -150,8 +161,8 @@ static const part parts[] = { /* in the order of the file */
 
 uint64_t nsvq_model_id(const nsvq_model_desc *m)
 {
-    nsvq_sha256     hash;
-    uint8_t         digest[32];
+    nsvq_sha256 hash;
+    uint8_t digest[32];
     nsvq_model_desc copy = *m; // the walk takes a writable model; hashing writes nothing
 
     nsvq_sha256_init(&hash);
@@ -176,7 +187,7 @@ static uint32_t part_crc(const uint8_t *head, const uint8_t *payload, size_t n)
 /* Appends one part. plain: its walked bytes. */
 static void put_part(io *file, const part *p, const uint8_t *plain, size_t n_plain)
 {
-    uLongf   n_packed = compressBound((uLong)n_plain);
+    uLongf n_packed = compressBound((uLong)n_plain);
     uint8_t *packed = malloc(n_packed), head[PART_BYTES];
 
     if (!packed || compress2(packed, &n_packed, plain, (uLong)n_plain, 9) != Z_OK) {
@@ -184,8 +195,8 @@ static void put_part(io *file, const part *p, const uint8_t *plain, size_t n_pla
         file->no_memory = true;
         return;
     }
-    bool           deflate = n_packed < n_plain && n_plain / MAX_RATIO < n_packed;
-    size_t         n = deflate ? n_packed : n_plain;
+    bool deflate = n_packed < n_plain && n_plain / MAX_RATIO < n_packed;
+    size_t n = deflate ? n_packed : n_plain;
     const uint8_t *payload = deflate ? packed : plain;
 
     memcpy(head, p->tag, 4);
@@ -210,9 +221,9 @@ static bool wanted(const part *p, const nsvq_model_desc *m, unsigned keep)
 uint8_t *nsvq_model_store(const nsvq_model_desc *m, unsigned keep, size_t *size)
 {
     nsvq_model_desc copy = *m; // as in nsvq_model_id
-    io              file = {.mode = IO_STORE};
-    uint8_t         head[HEADER_BYTES] = {0};
-    uint32_t        n = 0;
+    io file = {.mode = IO_STORE};
+    uint8_t head[HEADER_BYTES] = {0};
+    uint32_t n = 0;
 
     io_bytes(&file, head, sizeof head);
     for (int i = 0; i < N_PARTS && !file.bad; i++) {
@@ -242,9 +253,9 @@ uint8_t *nsvq_model_store(const nsvq_model_desc *m, unsigned keep, size_t *size)
 
 typedef struct loader {
     nsvq_model_desc *m;
-    const uint8_t   *p, *end;
-    int              next; /* first of parts[] that may still come */
-    const char      *why;
+    const uint8_t *p, *end;
+    int next; /* first of parts[] that may still come */
+    const char *why;
 } loader;
 
 static int fail(loader *l, int status, const char *why)
@@ -257,7 +268,7 @@ static int fail(loader *l, int status, const char *why)
 static const uint8_t *unpack(const uint8_t *head, const uint8_t *payload, uint8_t **owned)
 {
     uint32_t method = io_get(head + 6, 2), n = io_get(head + 8, 4), n_plain = io_get(head + 12, 4);
-    uLongf   got = n_plain;
+    uLongf got = n_plain;
 
     *owned = NULL;
     if (method == METHOD_PLAIN) return n == n_plain ? payload : NULL;
@@ -286,7 +297,8 @@ static int identify_part(loader *l, const uint8_t *head, int *index)
     bool optional = io_get(head + 4, 2) == PART_OPTIONAL;
 
     *index = -1;
-    if (io_get(head + 4, 2) > PART_OPTIONAL) return fail(l, FAIL_VERSION, "model part with unknown flags");
+    if (io_get(head + 4, 2) > PART_OPTIONAL)
+        return fail(l, FAIL_VERSION, "model part with unknown flags");
     for (int i = 0; i < N_PARTS; i++)
         if (!memcmp(parts[i].tag, head, 4)) *index = i;
     if (*index < 0)
@@ -303,8 +315,8 @@ static int identify_part(loader *l, const uint8_t *head, int *index)
 static int load_part(loader *l)
 {
     const uint8_t *head = l->p, *payload = l->p + PART_BYTES, *plain;
-    uint8_t       *owned;
-    int            index, st;
+    uint8_t *owned;
+    int index, st;
 
     if (l->end - l->p < PART_BYTES) return fail(l, FAIL_BYTES, "model file cut short");
     uint32_t n = io_get(head + 8, 4);
@@ -324,7 +336,7 @@ static int load_part(loader *l)
 static int load_file(loader *l)
 {
     const uint8_t *head = l->p;
-    int            st;
+    int st;
 
     if (l->end - head < HEADER_BYTES || memcmp(head, signature, sizeof signature))
         return fail(l, FAIL_BYTES, "not a model file");

@@ -25,10 +25,10 @@ static void random_frequencies(test_rng *r, uint16_t *start, int n)
 static void rans_round_trip(test_rng *r, size_t n, int lanes)
 {
     rans_symbol *symbols = malloc((n + 1) * sizeof *symbols);
-    uint16_t   (*start)[65] = malloc((n + 1) * sizeof *start);
-    int         *n_of = malloc((n + 1) * sizeof *n_of), *want = malloc((n + 1) * sizeof *want);
-    uint8_t     *bytes = malloc(rans_bound(n, lanes));
-    rans_reader  reader;
+    uint16_t(*start)[65] = malloc((n + 1) * sizeof *start);
+    int *n_of = malloc((n + 1) * sizeof *n_of), *want = malloc((n + 1) * sizeof *want);
+    uint8_t *bytes = malloc(rans_bound(n, lanes));
+    rans_reader reader;
 
     assert_true(symbols && start && n_of && want && bytes);
     for (size_t i = 0; i < n; i++) {
@@ -36,7 +36,8 @@ static void rans_round_trip(test_rng *r, size_t n, int lanes)
         want[i] = test_range(r, 0, n_of[i] - 1);
         random_frequencies(r, start[i], n_of[i]);
         assert_int_equal(start[i][n_of[i]], RANS_TOTAL);
-        symbols[i] = (rans_symbol){start[i][want[i]], (uint16_t)(start[i][want[i] + 1] - start[i][want[i]])};
+        symbols[i] =
+            (rans_symbol){start[i][want[i]], (uint16_t)(start[i][want[i] + 1] - start[i][want[i]])};
     }
     size_t size = rans_encode(bytes, symbols, n, lanes);
     assert_true(size <= rans_bound(n, lanes));
@@ -66,9 +67,9 @@ static void rans_returns_what_it_was_given(void **state)
 static void rans_refuses_what_is_no_stream(void **state)
 {
     static const uint8_t low[4] = {0xff, 0xff, 0, 0}, rest[6] = {0, 0, 1, 0, 7, 7};
-    rans_reader          r;
+    rans_reader r;
     assert_false(rans_open(&r, low, 3, 0));
-    assert_false(rans_open(&r, low, 4, 0)); // state below 2^16
+    assert_false(rans_open(&r, low, 4, 0));  // state below 2^16
     assert_false(rans_open(&r, rest, 5, 0)); // half a word
     assert_false(rans_open(&r, rest, 6, 1)); // room for one lane
     assert_true(rans_open(&r, rest, 4, 0) && rans_done(&r));
@@ -80,11 +81,11 @@ static void rans_refuses_what_is_no_stream(void **state)
 static void cells_always_sum_up(void **state)
 {
     nsvq_model_desc m;
-    nsvq_kernels    k;
-    prior           p;
-    test_rng        r = {3};
-    int16_t         logit[64];
-    uint16_t        start[65];
+    nsvq_kernels k;
+    prior p;
+    test_rng r = {3};
+    int16_t logit[64];
+    uint16_t start[65];
 
     assert_true(testmodel_make(&m, TESTMODEL_SMALL, 3));
     nsvq_kernels_init(&k, NSVQ_CPU_C);
@@ -104,7 +105,7 @@ static void cells_always_sum_up(void **state)
         }
     }
     /* The worked example of FORMAT.md 5.4.2. */
-    static const int16_t  example[4] = {40, 72, 72, -500};
+    static const int16_t example[4] = {40, 72, 72, -500};
     static const uint16_t want[5] = {0, 6553, 19661, 32767, 32768};
     prior_cells(&p, example, 4, start);
     assert_memory_equal(start, want, sizeof want);
@@ -116,12 +117,12 @@ static void cells_always_sum_up(void **state)
 
 typedef struct fixture {
     nsvq_model_desc m;
-    int             n_latent;
-    nsvq_scratch   *s;
-    nsvq_engine    *engine[N_TABLES]; /* NULL: not on this machine */
-    test_rng        rng;
-    int16_t        *y, *y_hat, *back;
-    uint8_t        *bytes, *again;
+    int n_latent;
+    nsvq_scratch *s;
+    nsvq_engine *engine[N_TABLES]; /* NULL: not on this machine */
+    test_rng rng;
+    int16_t *y, *y_hat, *back;
+    uint8_t *bytes, *again;
 } fixture;
 
 static void set_up(fixture *f, testmodel_shape shape)
@@ -167,19 +168,25 @@ static void random_latents(fixture *f, int n)
 /* Encodes on the first table; every table must make the same bytes and read them back. */
 static size_t check_block(fixture *f, int bw, int bh, int quality)
 {
-    size_t n = (size_t)(bw * bh * f->n_latent) * sizeof *f->y, cap = nsvq_block_bound(f->engine[0], bw, bh);
+    size_t n = (size_t)(bw * bh * f->n_latent) * sizeof *f->y,
+           cap = nsvq_block_bound(f->engine[0], bw, bh);
     size_t size = 0, again = 0;
 
-    assert_int_equal(nsvq_block_encode(f->engine[0], f->s, f->y, bw, bh, quality, f->bytes, cap, &size, f->y_hat), 0);
+    assert_int_equal(nsvq_block_encode(f->engine[0], f->s, f->y, bw, bh, quality, f->bytes, cap,
+                                       &size, f->y_hat),
+                     0);
     assert_true(size <= cap);
     for (int i = 0; i < N_TABLES; i++) {
         if (!f->engine[i]) continue;
-        assert_int_equal(nsvq_block_encode(f->engine[i], f->s, f->y, bw, bh, quality, f->again, cap, &again, f->back), 0);
+        assert_int_equal(nsvq_block_encode(f->engine[i], f->s, f->y, bw, bh, quality, f->again, cap,
+                                           &again, f->back),
+                         0);
         assert_int_equal(again, size);
         assert_memory_equal(f->again, f->bytes, size);
         assert_memory_equal(f->back, f->y_hat, n);
         memset(f->back, 0x55, n);
-        assert_int_equal(nsvq_block_decode(f->engine[i], f->s, f->bytes, size, bw, bh, quality, f->back), 0);
+        assert_int_equal(
+            nsvq_block_decode(f->engine[i], f->s, f->bytes, size, bw, bh, quality, f->back), 0);
         assert_memory_equal(f->back, f->y_hat, n);
     }
     return size;
@@ -188,8 +195,8 @@ static size_t check_block(fixture *f, int bw, int bh, int quality)
 static void blocks_of_all_sizes_return(void **state)
 {
     static const int odd[] = {1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17, 25, 31, 32};
-    const int        n = sizeof odd / sizeof *odd;
-    fixture          f;
+    const int n = sizeof odd / sizeof *odd;
+    fixture f;
 
     set_up(&f, TESTMODEL_SMALL);
     for (int i = 0; i < n * n; i++) {
@@ -203,7 +210,7 @@ static void blocks_of_all_sizes_return(void **state)
 static void blocks_of_the_shipped_shape_return(void **state)
 {
     static const int size[][3] = {{1, 1, 50}, {5, 3, 1}, {9, 9, 100}, {12, 7, 70}};
-    fixture          f;
+    fixture f;
 
     set_up(&f, TESTMODEL_SHIPPED);
     for (size_t i = 0; i < sizeof size / sizeof *size; i++) {
@@ -216,16 +223,18 @@ static void blocks_of_the_shipped_shape_return(void **state)
 static double squared_error(const fixture *f, int n)
 {
     double sum = 0;
-    for (int i = 0; i < n * f->n_latent; i++) sum += (double)(f->y[i] - f->y_hat[i]) * (f->y[i] - f->y_hat[i]);
+    for (int i = 0; i < n * f->n_latent; i++)
+        sum += (double)(f->y[i] - f->y_hat[i]) * (f->y[i] - f->y_hat[i]);
     return sum;
 }
 
-/* A bit that costs more is spent less. Quality itself also is a side input of the (random) prior. */
+/* A bit that costs more is spent less. Quality itself also is a side input of the (random) prior.
+ */
 static void lambda_trades_bytes_for_fidelity(void **state)
 {
     fixture f;
-    size_t  last_size = SIZE_MAX;
-    double  last_error = 0;
+    size_t last_size = SIZE_MAX;
+    double last_error = 0;
 
     set_up(&f, TESTMODEL_SMALL);
     for (int i = 0; i < 1024 * f.n_latent; i++) f.y[i] = (int16_t)(test_bell(&f.rng) * 400);
@@ -243,10 +252,10 @@ static void lambda_trades_bytes_for_fidelity(void **state)
 /* A decode-only model decodes like its origin. */
 static void decoding_needs_no_analysis(void **state)
 {
-    fixture         f;
+    fixture f;
     nsvq_model_desc bare;
-    nsvq_kernels    k;
-    size_t          size, block;
+    nsvq_kernels k;
+    size_t size, block;
 
     set_up(&f, TESTMODEL_SMALL);
     random_latents(&f, 20 * 11);
@@ -270,7 +279,8 @@ static int decode_copy(fixture *f, const uint8_t *bytes, size_t size, int bw, in
     uint8_t *copy = malloc(size ? size : 1);
     assert_non_null(copy);
     memcpy(copy, bytes, size);
-    int st = nsvq_block_decode(f->engine[0], f->s, size ? copy : copy + 1, size, bw, bh, 50, f->back);
+    int st =
+        nsvq_block_decode(f->engine[0], f->s, size ? copy : copy + 1, size, bw, bh, 50, f->back);
     free(copy);
     assert_true(st == 0 || st == -2);
     return st;
@@ -295,7 +305,7 @@ static void cut_blocks_are_refused(void **state)
 static void garbage_never_crashes(void **state)
 {
     fixture f;
-    int     n_refused = 0;
+    int n_refused = 0;
 
     set_up(&f, TESTMODEL_SMALL);
     random_latents(&f, 6 * 6);
@@ -303,8 +313,11 @@ static void garbage_never_crashes(void **state)
     for (int i = 0; i < 4000; i++) {
         size_t n = i & 1 ? size : (size_t)test_range(&f.rng, 0, 200);
         memcpy(f.again, f.bytes, size);
-        if (i & 1) f.again[test_rand(&f.rng) % size] ^= (uint8_t)(1 << test_range(&f.rng, 0, 7));
-        else for (size_t j = 0; j < n; j++) f.again[j] = (uint8_t)(test_rand(&f.rng) >> (j ? 24 : 29));
+        if (i & 1)
+            f.again[test_rand(&f.rng) % size] ^= (uint8_t)(1 << test_range(&f.rng, 0, 7));
+        else
+            for (size_t j = 0; j < n; j++)
+                f.again[j] = (uint8_t)(test_rand(&f.rng) >> (j ? 24 : 29));
         n_refused += decode_copy(&f, f.again, n, 6, 6) == -2;
     }
     assert_true(n_refused > 3000);

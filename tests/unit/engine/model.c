@@ -13,16 +13,16 @@
 
 #define ALL (NSVQ_STORE_ANALYSIS | NSVQ_STORE_CARD | NSVQ_STORE_MASTER)
 #define HEADER_BYTES 20
-#define PART_BYTES   20
+#define PART_BYTES 20
 
 static void sha256_of_known_texts(void **state)
 {
     static const uint8_t abc[8] = {0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01, 0xcf, 0xea};
     static const uint8_t none[8] = {0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14};
     static const uint8_t two[8] = {0x24, 0x8d, 0x6a, 0x61, 0xd2, 0x06, 0x38, 0xb8};
-    static const char    text[] = "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
-    nsvq_sha256          h;
-    uint8_t              digest[32];
+    static const char text[] = "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
+    nsvq_sha256 h;
+    uint8_t digest[32];
 
     nsvq_sha256_init(&h);
     nsvq_sha256_add(&h, "abc", 3);
@@ -39,7 +39,8 @@ static void sha256_of_known_texts(void **state)
 
 static void same_layer(const nsvq_layer *a, const nsvq_layer *b)
 {
-    size_t n = a->kind == NSVQ_LAYER_DEPTHWISE ? (size_t)a->k * a->k * a->cin : (size_t)a->cin * a->cout;
+    size_t n =
+        a->kind == NSVQ_LAYER_DEPTHWISE ? (size_t)a->k * a->k * a->cin : (size_t)a->cin * a->cout;
     assert_int_equal(a->kind, b->kind);
     assert_int_equal(a->in_type, b->in_type);
     assert_int_equal(a->out_type, b->out_type);
@@ -105,8 +106,8 @@ static void add_tail(nsvq_model_desc *m)
 static void store_then_load(testmodel_shape shape)
 {
     nsvq_model_desc m, back;
-    size_t          size, again_size;
-    const char     *why;
+    size_t size, again_size;
+    const char *why;
 
     assert_true(testmodel_make(&m, shape, 11));
     assert_null(nsvq_model_check(&m));
@@ -140,7 +141,7 @@ static void stored_models_load(void **state)
 static void id_ignores_optional_parts(void **state)
 {
     nsvq_model_desc m, back;
-    size_t          size;
+    size_t size;
 
     assert_true(testmodel_make(&m, TESTMODEL_SMALL, 12));
     uint64_t id = nsvq_model_id(&m);
@@ -173,7 +174,7 @@ static void id_ignores_optional_parts(void **state)
 static int load_copy(nsvq_model_desc *m, const uint8_t *bytes, size_t size)
 {
     const char *why = NULL;
-    uint8_t    *copy = malloc(size ? size : 1);
+    uint8_t *copy = malloc(size ? size : 1);
     assert_non_null(copy);
     memcpy(copy, bytes, size);
     int st = nsvq_model_load(m, size ? copy : copy + 1, size, &why);
@@ -185,7 +186,7 @@ static int load_copy(nsvq_model_desc *m, const uint8_t *bytes, size_t size)
 static void cut_or_flipped_files_are_refused(void **state)
 {
     nsvq_model_desc m, back;
-    size_t          size;
+    size_t size;
 
     assert_true(testmodel_make(&m, TESTMODEL_SMALL, 13));
     uint8_t *bytes = nsvq_model_store(&m, ALL, &size);
@@ -215,12 +216,14 @@ static uint8_t *inflate_parts(const uint8_t *file, size_t size, size_t *out_size
     memcpy(out, file, HEADER_BYTES);
     for (const uint8_t *p = file + HEADER_BYTES; p < file + size;) {
         uint32_t n = io_get(p + 8, 4), plain = io_get(p + 12, 4);
-        uLongf   got = plain;
+        uLongf got = plain;
         memcpy(to, p, PART_BYTES);
         io_put(to + 6, 2, 0);
         io_put(to + 8, 4, plain);
-        if (io_get(p + 6, 2)) assert_int_equal(uncompress(to + PART_BYTES, &got, p + PART_BYTES, n), Z_OK);
-        else memcpy(to + PART_BYTES, p + PART_BYTES, n);
+        if (io_get(p + 6, 2))
+            assert_int_equal(uncompress(to + PART_BYTES, &got, p + PART_BYTES, n), Z_OK);
+        else
+            memcpy(to + PART_BYTES, p + PART_BYTES, n);
         to += PART_BYTES + plain;
         p += PART_BYTES + n;
     }
@@ -244,13 +247,13 @@ static void reseal(uint8_t *file, size_t size)
 /* Whatever loads has to run. */
 static void run_model(const nsvq_model_desc *m)
 {
-    nsvq_kernels  k;
-    nsvq_engine  *e = (nsvq_kernels_init(&k, nsvq_cpu_detect()), nsvq_engine_create(m, &k));
+    nsvq_kernels k;
+    nsvq_engine *e = (nsvq_kernels_init(&k, nsvq_cpu_detect()), nsvq_engine_create(m, &k));
     nsvq_scratch *s = nsvq_scratch_create();
-    int           n_latent = m->n_slices * m->dim;
-    int16_t      *y = calloc((size_t)(12 * n_latent), sizeof *y);
-    uint8_t       rgb[4 * 16 * 3 * 48], noise[64];
-    nsvq_rect     all = {0, 0, 4, 3};
+    int n_latent = m->n_slices * m->dim;
+    int16_t *y = calloc((size_t)(12 * n_latent), sizeof *y);
+    uint8_t rgb[4 * 16 * 3 * 48], noise[64];
+    nsvq_rect all = {0, 0, 4, 3};
 
     assert_true(e && s && y);
     for (int i = 0; i < 64; i++) noise[i] = (uint8_t)(i * 37 + 8);
@@ -268,9 +271,9 @@ static void run_model(const nsvq_model_desc *m)
 static void resealed_damage_is_refused_or_sound(void **state)
 {
     nsvq_model_desc m, back;
-    size_t          packed_size, size;
-    test_rng        rng = {99};
-    int             n_sound = 0, n_refused = 0;
+    size_t packed_size, size;
+    test_rng rng = {99};
+    int n_sound = 0, n_refused = 0;
 
     assert_true(testmodel_make(&m, TESTMODEL_SMALL, 14));
     uint8_t *packed = nsvq_model_store(&m, ALL, &packed_size);
@@ -302,9 +305,9 @@ static void resealed_damage_is_refused_or_sound(void **state)
 static void deflate_bombs_are_refused(void **state)
 {
     nsvq_model_desc m, back;
-    size_t          size;
-    uint8_t        *plain = calloc(1, 1 << 20), *bomb = malloc(1 << 18);
-    uLongf          n = 1 << 15;
+    size_t size;
+    uint8_t *plain = calloc(1, 1 << 20), *bomb = malloc(1 << 18);
+    uLongf n = 1 << 15;
 
     assert_true(plain && bomb && testmodel_make(&m, TESTMODEL_SMALL, 15));
     uint8_t *bytes = nsvq_model_store(&m, 0, &size);

@@ -1,4 +1,5 @@
-/* net.c - the executor against a plain evaluation of whole tensors, and windows against the whole. */
+/* net.c - the executor against a plain evaluation of whole tensors, and windows against the whole.
+ */
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,7 @@
 /* ---- plain evaluation ---- */
 
 typedef struct tensor {
-    int      w, h, channels;
+    int w, h, channels;
     int32_t *v; /* NHWC */
 } tensor;
 
@@ -42,14 +43,15 @@ static int32_t requantise(const nsvq_layer *l, int o, int32_t acc, const int32_t
 
 static tensor plain_layer(const nsvq_layer *l, const tensor *in, const tensor *res)
 {
-    int    f = l->kind == NSVQ_LAYER_SPACE_TO_DEPTH ? l->k : 1;
+    int f = l->kind == NSVQ_LAYER_SPACE_TO_DEPTH ? l->k : 1;
     tensor out = new_tensor(in->w / f, in->h / f, l->cout * l->rep);
 
     for (int y = 0; y < out.h; y++)
         for (int x = 0; x < out.w; x++)
             for (int c = 0; c < out.channels; c++) {
-                size_t  e = ((size_t)y * (size_t)out.w + (size_t)x) * (size_t)out.channels + (size_t)c;
-                int     o = c % l->cout, first = c / l->cout * l->cin;
+                size_t e =
+                    ((size_t)y * (size_t)out.w + (size_t)x) * (size_t)out.channels + (size_t)c;
+                int o = c % l->cout, first = c / l->cout * l->cin;
                 int32_t acc = 0;
                 if (l->kind == NSVQ_LAYER_SPACE_TO_DEPTH) {
                     int at = c / l->cin;
@@ -57,10 +59,12 @@ static tensor plain_layer(const nsvq_layer *l, const tensor *in, const tensor *r
                     continue;
                 }
                 if (l->kind == NSVQ_LAYER_POINTWISE)
-                    for (int i = 0; i < l->cin; i++) acc += l->wt[o * l->cin + i] * get(in, x, y, first + i);
+                    for (int i = 0; i < l->cin; i++)
+                        acc += l->wt[o * l->cin + i] * get(in, x, y, first + i);
                 else
                     for (int j = 0; j < l->k * l->k; j++)
-                        acc += l->wt[j * l->cin + o] * get(in, x + j % l->k - l->k / 2, y + j / l->k - l->k / 2, o);
+                        acc += l->wt[j * l->cin + o] *
+                               get(in, x + j % l->k - l->k / 2, y + j / l->k - l->k / 2, o);
                 out.v[e] = requantise(l, o, acc, res ? &res->v[e] : NULL);
             }
     return out;
@@ -73,7 +77,8 @@ static tensor plain_net(const nsvq_net *net, tensor in)
 
     for (int i = 0; i < net->n_layers; i++) {
         const nsvq_layer *l = &net->layer[i];
-        reg[l->dst] = plain_layer(l, &reg[l->src], l->res == NSVQ_NO_REGISTER ? NULL : &reg[l->res]);
+        reg[l->dst] =
+            plain_layer(l, &reg[l->src], l->res == NSVQ_NO_REGISTER ? NULL : &reg[l->res]);
     }
     out = reg[net->output];
     for (int i = 0; i < NSVQ_MAX_REGISTERS; i++)
@@ -85,9 +90,9 @@ static tensor plain_net(const nsvq_net *net, tensor in)
 
 typedef struct fixture {
     nsvq_model_desc m;
-    int             n_latent;
-    nsvq_scratch   *s;
-    test_rng        rng;
+    int n_latent;
+    nsvq_scratch *s;
+    test_rng rng;
 } fixture;
 
 static void set_up(fixture *f, testmodel_shape shape)
@@ -139,7 +144,8 @@ static void plain_synthesis(const fixture *f, const int16_t *y, int w, int h, ui
     tensor out = plain_net(&f->m.synthesis, in);
     for (int py = 0; py < h * 16; py++)
         for (int px = 0; px < w * 48; px++) {
-            int     x = px / 3 % 16, c = (py % 16 / 4 * 4 + x / 4) * 48 + (py % 4 * 4 + x % 4) * 3 + px % 3;
+            int x = px / 3 % 16,
+                c = (py % 16 / 4 * 4 + x / 4) * 48 + (py % 4 * 4 + x % 4) * 3 + px % 3;
             int32_t v = ((get(&out, px / 48, py / 16, c) + 16) >> 5) + 128;
             rgb[py * w * 48 + px] = (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
         }
@@ -152,19 +158,20 @@ static tensor plain_analysis(const fixture *f, const uint8_t *rgb, int w, int h)
     for (int y = 0; y < 4 * h; y++)
         for (int x = 0; x < 4 * w; x++)
             for (int c = 0; c < 48; c++)
-                in.v[(y * 4 * w + x) * 48 + c] = rgb[(4 * y + c / 12) * w * 48 + 12 * x + c % 12] - 128;
+                in.v[(y * 4 * w + x) * 48 + c] =
+                    rgb[(4 * y + c / 12) * w * 48 + 12 * x + c % 12] - 128;
     return plain_net(&f->m.analysis, in);
 }
 
 static void equals_plain(testmodel_shape shape, int w, int h)
 {
-    fixture      f;
+    fixture f;
     nsvq_kernels k;
 
     set_up(&f, shape);
-    size_t    n_rgb = (size_t)(w * h * 768), n_y = (size_t)(w * h * f.n_latent);
-    int16_t  *y = random_latents(&f, w, h), *got_y = malloc(n_y * sizeof *got_y);
-    uint8_t  *want = malloc(n_rgb), *got = malloc(n_rgb), *rgb = random_pixels(&f, w, h);
+    size_t n_rgb = (size_t)(w * h * 768), n_y = (size_t)(w * h * f.n_latent);
+    int16_t *y = random_latents(&f, w, h), *got_y = malloc(n_y * sizeof *got_y);
+    uint8_t *want = malloc(n_rgb), *got = malloc(n_rgb), *rgb = random_pixels(&f, w, h);
     nsvq_rect all = {0, 0, w, h};
     plain_synthesis(&f, y, w, h, want);
     tensor want_y = plain_analysis(&f, rgb, w, h);
@@ -212,7 +219,8 @@ static int max_int(int a, int b)
 static nsvq_rect with_halo(nsvq_rect want, int halo, int w, int h)
 {
     int x = max_int(0, want.x - halo), y = max_int(0, want.y - halo);
-    return (nsvq_rect){x, y, min_int(w, want.x + want.w + halo) - x, min_int(h, want.y + want.h + halo) - y};
+    return (nsvq_rect){x, y, min_int(w, want.x + want.w + halo) - x,
+                       min_int(h, want.y + want.h + halo) - y};
 }
 
 static nsvq_rect random_rect(fixture *f, int w, int h)
@@ -226,31 +234,34 @@ static void check_synthesis_window(fixture *f, const nsvq_engine *e, const int16
 {
     nsvq_rect win = with_halo(want, nsvq_engine_synthesis_halo(e), w, h);
     nsvq_rect in = {want.x - win.x, want.y - win.y, want.w, want.h};
-    size_t    row = (size_t)(win.w * f->n_latent), stride = (size_t)want.w * 48 + 5;
-    int16_t  *cut = malloc((size_t)win.h * row * sizeof *cut);
-    uint8_t  *rgb = malloc((size_t)want.h * 16 * stride);
+    size_t row = (size_t)(win.w * f->n_latent), stride = (size_t)want.w * 48 + 5;
+    int16_t *cut = malloc((size_t)win.h * row * sizeof *cut);
+    uint8_t *rgb = malloc((size_t)want.h * 16 * stride);
 
     assert_true(cut && rgb);
     memset(rgb, 0xa5, (size_t)want.h * 16 * stride);
     for (int i = 0; i < win.h; i++)
-        memcpy(cut + (size_t)i * row, y + ((win.y + i) * w + win.x) * f->n_latent, row * sizeof *cut);
-    assert_int_equal(nsvq_engine_synthesise(e, f->s, cut, win.w, win.h, in, rgb, (ptrdiff_t)stride), 0);
+        memcpy(cut + (size_t)i * row, y + ((win.y + i) * w + win.x) * f->n_latent,
+               row * sizeof *cut);
+    assert_int_equal(nsvq_engine_synthesise(e, f->s, cut, win.w, win.h, in, rgb, (ptrdiff_t)stride),
+                     0);
     for (int i = 0; i < want.h * 16; i++) {
         const uint8_t *line = rgb + (size_t)i * stride;
-        assert_memory_equal(line, whole + ((want.y * 16 + i) * w + want.x) * 48, (size_t)want.w * 48);
+        assert_memory_equal(line, whole + ((want.y * 16 + i) * w + want.x) * 48,
+                            (size_t)want.w * 48);
         assert_memory_equal(line + want.w * 48, "\xa5\xa5\xa5\xa5\xa5", 5);
     }
     free(cut);
     free(rgb);
 }
 
-static void check_analysis_window(fixture *f, const nsvq_engine *e, const uint8_t *rgb, int w, int h,
-                                  nsvq_rect want, const int16_t *whole)
+static void check_analysis_window(fixture *f, const nsvq_engine *e, const uint8_t *rgb, int w,
+                                  int h, nsvq_rect want, const int16_t *whole)
 {
-    nsvq_rect      win = with_halo(want, nsvq_engine_analysis_halo(e), w, h);
-    nsvq_rect      in = {want.x - win.x, want.y - win.y, want.w, want.h};
-    size_t         row = (size_t)(want.w * f->n_latent);
-    int16_t       *y = malloc((size_t)want.h * row * sizeof *y);
+    nsvq_rect win = with_halo(want, nsvq_engine_analysis_halo(e), w, h);
+    nsvq_rect in = {want.x - win.x, want.y - win.y, want.w, want.h};
+    size_t row = (size_t)(want.w * f->n_latent);
+    int16_t *y = malloc((size_t)want.h * row * sizeof *y);
     const uint8_t *from = rgb + win.y * 16 * w * 48 + win.x * 48;
 
     assert_non_null(y);
@@ -263,15 +274,15 @@ static void check_analysis_window(fixture *f, const nsvq_engine *e, const uint8_
 
 static void check_windows(testmodel_shape shape, int w, int h, int n)
 {
-    fixture      f;
+    fixture f;
     nsvq_kernels k;
 
     set_up(&f, shape);
     nsvq_kernels_init(&k, nsvq_cpu_detect());
     nsvq_engine *e = nsvq_engine_create(&f.m, &k);
-    int16_t     *y = random_latents(&f, w, h), *whole_y = malloc((size_t)(w * h * f.n_latent) * 2);
-    uint8_t     *rgb = random_pixels(&f, w, h), *whole = malloc((size_t)(w * h * 768));
-    nsvq_rect    all = {0, 0, w, h};
+    int16_t *y = random_latents(&f, w, h), *whole_y = malloc((size_t)(w * h * f.n_latent) * 2);
+    uint8_t *rgb = random_pixels(&f, w, h), *whole = malloc((size_t)(w * h * 768));
+    nsvq_rect all = {0, 0, w, h};
     assert_true(e && whole_y && whole);
     assert_int_equal(nsvq_engine_synthesise(e, f.s, y, w, h, all, whole, w * 48), 0);
     assert_int_equal(nsvq_engine_analyse(e, f.s, rgb, w * 48, w, h, all, whole_y), 0);
@@ -296,7 +307,7 @@ static void windows_equal_the_whole(void **state)
 static void halos_are_as_expected(void **state)
 {
     nsvq_kernels k;
-    fixture      f;
+    fixture f;
 
     set_up(&f, TESTMODEL_SHIPPED);
     nsvq_kernels_init(&k, nsvq_cpu_detect());

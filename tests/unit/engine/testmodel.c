@@ -34,7 +34,7 @@ static int clip(double v, int max)
 
 typedef struct maker {
     test_rng rng;
-    bool     ok;
+    bool ok;
 } maker;
 
 static void *get(maker *k, size_t n, size_t size)
@@ -49,7 +49,7 @@ static void fill(maker *k, nsvq_layer *l, double sd_in, double sd_out)
 {
     size_t n_in = l->kind == NSVQ_LAYER_DEPTHWISE ? (size_t)l->k * l->k : l->cin;
     double acc = sd_in * WEIGHT_SD * sqrt((double)n_in);
-    int    shift = 0;
+    int shift = 0;
 
     l->wt = get(k, n_in * l->cout, 1);
     l->bias = get(k, l->cout, sizeof *l->bias);
@@ -57,7 +57,8 @@ static void fill(maker *k, nsvq_layer *l, double sd_in, double sd_out)
     l->mul = get(k, l->cout, sizeof *l->mul);
     if (!k->ok) return;
     while (shift < 24 && acc / (1 << shift) > 3 * sd_out) shift++;
-    for (size_t i = 0; i < n_in * l->cout; i++) l->wt[i] = (int8_t)clip(test_bell(&k->rng) * WEIGHT_SD, 127);
+    for (size_t i = 0; i < n_in * l->cout; i++)
+        l->wt[i] = (int8_t)clip(test_bell(&k->rng) * WEIGHT_SD, 127);
     for (int o = 0; o < l->cout; o++) {
         l->shift[o] = (uint8_t)shift;
         l->bias[o] = (shift ? 1 << (shift - 1) : 0) + clip(test_bell(&k->rng) * acc * 0.2, 1 << 28);
@@ -115,7 +116,8 @@ static void make_analysis(maker *k, nsvq_net *net, const int c[3], const int n[3
             pointwise(k, net, r + 1, r + 2, c[scale - 1] * 4, c[scale], 1100, 1000);
             r += 2;
         }
-        for (int i = 0; i < n[scale]; i++, r += 2) block(k, net, r, r + 2, c[scale], scale < 2 ? 5 : 3);
+        for (int i = 0; i < n[scale]; i++, r += 2)
+            block(k, net, r, r + 2, c[scale], scale < 2 ? 5 : 3);
     }
     space_to_depth(net, 0, r + 1, 48, 4);
     pointwise(k, net, r + 1, r + 2, 768, n_latent, 50, 400);
@@ -123,7 +125,8 @@ static void make_analysis(maker *k, nsvq_net *net, const int c[3], const int n[3
     net->layer[net->n_layers - 1].res = (uint8_t)(r + 2);
 }
 
-static void sub_layer(maker *k, nsvq_net *net, int src, int res, int dst, int out_type, double sd_out)
+static void sub_layer(maker *k, nsvq_net *net, int src, int res, int dst, int out_type,
+                      double sd_out)
 {
     nsvq_layer *l = add(net, NSVQ_LAYER_POINTWISE, src, dst, 48, 48);
     l->in_type = NSVQ_U8;
@@ -136,7 +139,7 @@ static void sub_layer(maker *k, nsvq_net *net, int src, int res, int dst, int ou
 static void make_synthesis(maker *k, nsvq_net *net, int c, int n_blocks, int n_latent)
 {
     nsvq_layer *l;
-    int         r = 1;
+    int r = 1;
 
     pointwise(k, net, 0, r, n_latent, c, 500, 1000);
     for (int i = 0; i < n_blocks; i++, r += 2) block(k, net, r, r + 2, c, 3);
@@ -170,7 +173,7 @@ static void make_members(maker *k, nsvq_model_desc *m)
     if (!k->ok) return;
     for (size_t c = 0; c < n_cells; c++) {
         uint16_t *f = m->prior.member + c * NSVQ_CELL;
-        uint32_t  left = 1u << 15;
+        uint32_t left = 1u << 15;
         for (int i = 0; i < NSVQ_CELL; i++) {
             f[i] = (uint16_t)(1u << test_range(&k->rng, 0, 8));
             left -= f[i]; // at most 64 * 256 = 2^14 go
@@ -182,7 +185,7 @@ static void make_members(maker *k, nsvq_model_desc *m)
 static void make_prior(maker *k, nsvq_model_desc *m, int hidden)
 {
     nsvq_prior *p = &m->prior;
-    int         n_latent = m->n_slices * m->dim, n_ctx = 4 * n_latent + NSVQ_N_EXTRA;
+    int n_latent = m->n_slices * m->dim, n_ctx = 4 * n_latent + NSVQ_N_EXTRA;
 
     p->hidden = (uint16_t)hidden;
     for (int i = 0; i < NSVQ_N_PASSES; i++) {
@@ -191,7 +194,8 @@ static void make_prior(maker *k, nsvq_model_desc *m, int hidden)
     }
     for (int s = 0; s < m->n_slices; s++) {
         if (s) prior_layer(k, &p->prev[s], NSVQ_S16, s * m->dim, NSVQ_U8, hidden, 400, 60);
-        prior_layer(k, &p->logit[s], NSVQ_U8, hidden, NSVQ_S16, (int)m->n_codes / NSVQ_CELL, 50, 60);
+        prior_layer(k, &p->logit[s], NSVQ_U8, hidden, NSVQ_S16, (int)m->n_codes / NSVQ_CELL, 50,
+                    60);
         prior_layer(k, &p->shiftm[s], NSVQ_U8, hidden, NSVQ_S16, m->dim, 50, 60);
     }
     make_members(k, m);
@@ -202,13 +206,14 @@ static void make_codes(maker *k, nsvq_model_desc *m)
     size_t n = (size_t)m->n_slices * m->n_codes * m->dim;
     m->codes = get(k, n, sizeof *m->codes);
     if (!k->ok) return;
-    for (size_t i = 0; i < n; i++) m->codes[i] = (int16_t)clip(test_bell(&k->rng) * 400, NSVQ_CODE_MAX);
+    for (size_t i = 0; i < n; i++)
+        m->codes[i] = (int16_t)clip(test_bell(&k->rng) * 400, NSVQ_CODE_MAX);
 }
 
 bool testmodel_make(nsvq_model_desc *m, testmodel_shape shape, uint64_t seed)
 {
-    bool      small = shape == TESTMODEL_SMALL;
-    maker     k = {.rng = {seed}, .ok = true};
+    bool small = shape == TESTMODEL_SMALL;
+    maker k = {.rng = {seed}, .ok = true};
     const int small_c[3] = {16, 32, 16}, small_n[3] = {1, 0, 1};
     const int full_c[3] = {64, 128, 256}, full_n[3] = {2, 2, 3};
 

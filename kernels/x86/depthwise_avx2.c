@@ -14,7 +14,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-enum { GROUP = 16 };
+enum { GROUP = 16, MAX_K = 5 };
 
 /* Channel within its group of word e of half h: as unpacklo and unpackhi split them. */
 static size_t half_channel(size_t h, size_t e)
@@ -52,6 +52,15 @@ INLINE __m256i load(const void *p)
     return _mm256_loadu_si256((const __m256i *)p);
 }
 
+/* As assembly, because gcc 12 would load once for unpacklo and once more for unpackhi. */
+INLINE __m256i load_once(const int16_t *p)
+{
+    __m256i v;
+
+    __asm__("vmovdqu %1, %0" : "=x"(v) : "m"(*(const __m256i_u *)p));
+    return v;
+}
+
 /* 16 channels of one position; k is a constant. at: element of the left-most tap in each row. */
 INLINE void position(uint8_t *out, const int16_t *const *rows, const nsvq_depthwise *p, size_t at,
                      size_t first, int k)
@@ -65,8 +74,8 @@ INLINE void position(uint8_t *out, const int16_t *const *rows, const nsvq_depthw
     UNROLL
     for (int i = 0; i < taps; i += 2, w += 2) {
         int j = i + 1 < taps ? i + 1 : i;
-        __m256i a = load(rows[i / k] + at + i % k * stride);
-        __m256i b = load(rows[j / k] + at + j % k * stride);
+        __m256i a = load_once(rows[i / k] + at + i % k * stride);
+        __m256i b = load_once(rows[j / k] + at + j % k * stride);
 
         lo = _mm256_add_epi32(lo, _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), w[0]));
         hi = _mm256_add_epi32(hi, _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), w[1]));
@@ -80,10 +89,14 @@ INLINE void position(uint8_t *out, const int16_t *const *rows, const nsvq_depthw
 
 INLINE void row(uint8_t *out, const int16_t *const *rows, const nsvq_depthwise *p, size_t n, int k)
 {
+    const int16_t *row_at[MAX_K] = {0};  // a copy, which the stores to out cannot alias
+
+    for (int j = 0; j < k; j++)
+        row_at[j] = rows[j];
     for (size_t x = 0; x < n; x++)
         for (size_t c = 0; c < p->channels; c += GROUP) {
             size_t at = x * p->channels + c;
-            position(out + at, rows, p, at, c, k);
+            position(out + at, row_at, p, at, c, k);
         }
 }
 

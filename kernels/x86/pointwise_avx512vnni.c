@@ -85,7 +85,7 @@ static int pack(nsvq_pointwise *p, const int8_t *wt, const int32_t *bias, const 
 }
 
 /* acc += dot of the 4 bytes (2 words) in each lane of x and w. As assembly, because gcc 12 copies
- * accumulators around the intrinsics. */
+ * accumulators around the intrinsics, at half the speed. */
 INLINE __m512i dot(__m512i acc, __m512i x, __m512i w, int in_type)
 {
     if (in_type == NSVQ_U8)
@@ -121,69 +121,93 @@ INLINE __m512i transpose(__m512i v)
         _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), v);
 }
 
-/* Adds the residual of up to 64 channels to t[2], in the order that packs() left. */
-INLINE void add_residual_u8(__m512i t[2], const uint8_t *res, __mmask64 mask, int wide)
-{
-    __m512i r = transpose(_mm512_maskz_loadu_epi8(mask, res));
-
-    t[0] = _mm512_adds_epi16(t[0], _mm512_unpacklo_epi8(r, _mm512_setzero_si512()));
-    if (wide)
-        t[1] = _mm512_adds_epi16(t[1], _mm512_unpackhi_epi8(r, _mm512_setzero_si512()));
-}
-
-INLINE void add_residual_s16(__m512i t[2], const int16_t *res, __mmask64 mask, int wide)
-{
-    __m512i r = _mm512_maskz_loadu_epi16((__mmask32)mask, res);
-
-    t[0] = _mm512_adds_epi16(t[0], interleave(r));
-    if (!wide) return;
-    r = _mm512_maskz_loadu_epi16((__mmask32)(mask >> 32), res + 32);
-    t[1] = _mm512_adds_epi16(t[1], interleave(r));
-}
-
-/* Requantises one position's accumulators and stores them at element e of out. */
-INLINE void finish(const task *t, __m512i *acc, const __m512i *shift, const __m512i *mul, int group,
-                   void *out, const void *res, size_t e)
+/* Adds the residual at element e to v[2], in the order that packs() left. */
+INLINE void add_residual(__m512i v[2], const void *res, int res_type, size_t e, __mmask64 mask,
+                         int wide)
 {
     const __m512i zero = _mm512_setzero_si512();
-    const int wide = group > 2;
-    __m512i v[2];
+    __m512i r[2];
+
+    if (res_type == NSVQ_U8) {
+        r[1] = transpose(_mm512_maskz_loadu_epi8(mask, (const uint8_t *)res + e));
+        r[0] = _mm512_unpacklo_epi8(r[1], zero);
+        r[1] = _mm512_unpackhi_epi8(r[1], zero);
+    } else {
+        const int16_t *p = (const int16_t *)res + e;
+
+        r[0] = interleave(_mm512_maskz_loadu_epi16((__mmask32)mask, p));
+        if (wide) r[1] = interleave(_mm512_maskz_loadu_epi16((__mmask32)(mask >> 32), p + 32));
+    }
+    v[0] = _mm512_adds_epi16(v[0], r[0]);
+    if (wide) v[1] = _mm512_adds_epi16(v[1], r[1]);
+}
+
+/* Requantises `count` vectors of accumulators and stores them at element e of out, as far as mask
+ * goes. shift: one a vector; mul: one a pair of vectors, interleaved. */
+INLINE void finish(const nsvq_pointwise *p, const __m512i *acc, const __m512i *shift,
+                   const __m512i *mul, int count, void *out, const void *res, size_t e,
+                   __mmask64 mask)
+{
+    const int wide = count > 2;
+    __m512i t[MAX_GROUP] = {0}, v[2];
 
     UNROLL
-    for (int j = 0; j < group; j++)
-        acc[j] = _mm512_srav_epi32(acc[j], shift[j]);
-    v[0] = _mm512_packs_epi32(acc[0], group > 1 ? acc[1] : zero);
-    v[0] = _mm512_mulhrs_epi16(v[0], mul[0]);
-    v[1] = zero;
-    if (wide) {
-        v[1] = _mm512_packs_epi32(acc[2], group > 3 ? acc[3] : zero);
-        v[1] = _mm512_mulhrs_epi16(v[1], mul[1]);
-    }
-    if (t->p->res_type == NSVQ_U8)
-        add_residual_u8(v, (const uint8_t *)res + e, t->mask, wide);
-    else if (t->p->res_type == NSVQ_S16)
-        add_residual_s16(v, (const int16_t *)res + e, t->mask, wide);
-    if (t->p->out_type == NSVQ_U8) {
+    for (int j = 0; j < count; j++)
+        t[j] = _mm512_srav_epi32(acc[j], shift[j]);
+    v[0] = _mm512_mulhrs_epi16(_mm512_packs_epi32(t[0], t[1]), mul[0]);
+    v[1] = wide ? _mm512_mulhrs_epi16(_mm512_packs_epi32(t[2], t[3]), mul[1]) : t[3];
+    if (p->res_type != NSVQ_NONE) add_residual(v, res, p->res_type, e, mask, wide);
+    if (p->out_type == NSVQ_U8) {
         v[0] = transpose(_mm512_packus_epi16(v[0], v[1]));
-        _mm512_mask_storeu_epi8((uint8_t *)out + e, t->mask, v[0]);
-        return;
+        _mm512_mask_storeu_epi8((uint8_t *)out + e, mask, v[0]);
+    } else {
+        int16_t *y = (int16_t *)out + e;
+
+        _mm512_mask_storeu_epi16(y, (__mmask32)mask, deinterleave(v[0]));
+        if (wide) _mm512_mask_storeu_epi16(y + 32, (__mmask32)(mask >> 32), deinterleave(v[1]));
     }
-    _mm512_mask_storeu_epi16((int16_t *)out + e, (__mmask32)t->mask, deinterleave(v[0]));
-    if (wide)
-        _mm512_mask_storeu_epi16((int16_t *)out + e + 32, (__mmask32)(t->mask >> 32),
-                                 deinterleave(v[1]));
+}
+
+/* Multipliers of the vectors a and b of a group. */
+INLINE __m512i load_mul(const int16_t *mul, int a, int b)
+{
+    __m256i lo = _mm256_loadu_si256((const __m256i *)(mul + a * VECTOR));
+    __m256i hi = _mm256_loadu_si256((const __m256i *)(mul + b * VECTOR));
+
+    return interleave(_mm512_inserti64x4(_mm512_castsi256_si512(lo), hi, 1));
+}
+
+/* finish() for n positions of 48 channels, the whole of cout: as the positions are dense, 4 of them
+ * are 3 times 4 full vectors. */
+INLINE void finish48(const nsvq_pointwise *p, __m512i acc[][MAX_GROUP], const __m512i *shift, int n,
+                     void *out, const void *res, size_t e)
+{
+    const __m512i mul[3] = {load_mul(p->mul, 0, 1), load_mul(p->mul, 2, 0), load_mul(p->mul, 1, 2)};
+    const int n_stores = n / 4 * 3;
+
+    UNROLL
+    for (int i = 0; i < n_stores; i++, e += 64) {
+        __m512i a[4], s[4], m[2] = {mul[2 * i % 3], mul[(2 * i + 1) % 3]};
+        UNROLL
+        for (int j = 0; j < 4; j++) {
+            a[j] = acc[(4 * i + j) / 3][(4 * i + j) % 3];
+            s[j] = shift[(4 * i + j) % 3];
+        }
+        finish(p, a, s, m, 4, out, res, e, ~0ull);
+    }
 }
 
 /* `n` positions from `pos` on x one group of vectors. n, group and in_type are constants. */
 INLINE void block(const task *t, void *out, const uint8_t *in, const void *res, size_t pos, int n,
                   int group, int in_type)
 {
+    const nsvq_pointwise *p = t->p;
     const uint8_t *x = in + pos * t->in_bytes, *w = t->wt;
     __m512i acc[MAX_BLOCK][MAX_GROUP], wv[MAX_GROUP], shift[MAX_GROUP], mul[2];
 
     UNROLL
     for (int j = 0; j < group; j++) {
-        __m512i bias = _mm512_loadu_si512(t->p->bias + t->first + j * VECTOR);
+        __m512i bias = _mm512_loadu_si512(p->bias + t->first + j * VECTOR);
         UNROLL
         for (int i = 0; i < n; i++)
             acc[i][j] = bias;
@@ -212,12 +236,16 @@ INLINE void block(const task *t, void *out, const uint8_t *in, const void *res, 
     UNROLL
     for (int j = 0; j < group; j++)
         shift[j] = _mm512_cvtepu8_epi32(
-            _mm_loadu_si128((const __m128i *)(t->p->shift + t->first + j * VECTOR)));
-    mul[0] = interleave(_mm512_loadu_si512(t->p->mul + t->first));
-    mul[1] = group > 2 ? interleave(_mm512_loadu_si512(t->p->mul + t->first + 32)) : mul[0];
+            _mm_loadu_si128((const __m128i *)(p->shift + t->first + j * VECTOR)));
+    if (group == 3 && n % 4 == 0 && p->cout == 48) {
+        finish48(p, acc, shift, n, out, res, pos * 48);
+        return;
+    }
+    mul[0] = load_mul(p->mul + t->first, 0, 1);
+    mul[1] = group > 2 ? load_mul(p->mul + t->first, 2, 3) : mul[0];
     UNROLL
     for (int i = 0; i < n; i++)
-        finish(t, acc[i], shift, mul, group, out, res, (pos + i) * t->p->cout + t->first);
+        finish(p, acc[i], shift, mul, group, out, res, (pos + i) * p->cout + t->first, t->mask);
 }
 
 INLINE void blocks(const task *t, void *out, const uint8_t *in, const void *res, size_t pos,

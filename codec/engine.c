@@ -45,8 +45,7 @@ static uint16_t log2_of(uint64_t x) /* 1 <= x < 2 in units of 2^-30 */
 
 uint32_t search_bits(const search_tables *t, uint32_t freq)
 {
-    uint32_t whole = 0;
-    while (freq >> (whole + 1)) whole++;
+    uint32_t whole = 31 - (uint32_t)__builtin_clz(freq);
     uint32_t log2_q8 = whole * 256 + t->log2_q8[(freq << (15 - whole) >> 7) & 255];
     return log2_q8 < 15 * 256 ? 15 * 256 - log2_q8 : 0;
 }

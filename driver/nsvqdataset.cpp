@@ -691,6 +691,21 @@ NSVQ_GET_DOUBLE(GetScale, m_bHasScale, m_dfScale)
 NSVQ_GET_DOUBLE(GetOffset, m_bHasOffset, m_dfOffset)
 #undef NSVQ_GET_DOUBLE
 
+// PAM stores scale and offset together, so an edit of one takes the file's other along.
+CPLErr NSVQBand::SetScale(double dfScale)
+{
+    const double dfOffset = GetOffset();
+    const CPLErr eErr = GDALPamRasterBand::SetScale(dfScale);
+    return eErr == CE_None ? GDALPamRasterBand::SetOffset(dfOffset) : eErr;
+}
+
+CPLErr NSVQBand::SetOffset(double dfOffset)
+{
+    const double dfScale = GetScale();
+    const CPLErr eErr = GDALPamRasterBand::SetOffset(dfOffset);
+    return eErr == CE_None ? GDALPamRasterBand::SetScale(dfScale) : eErr;
+}
+
 const char *NSVQBand::GetUnitType()
 {
     const char *pszUnit = GDALPamRasterBand::GetUnitType();

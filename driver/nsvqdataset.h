@@ -186,6 +186,8 @@ class NSVQBand final : public GDALPamRasterBand
     double GetNoDataValue(int *pbSuccess = nullptr) override;
     double GetScale(int *pbSuccess = nullptr) override;
     double GetOffset(int *pbSuccess = nullptr) override;
+    CPLErr SetScale(double dfScale) override;
+    CPLErr SetOffset(double dfOffset) override;
     const char *GetUnitType() override;
     char **GetCategoryNames() override;
     GDALRasterBand *GetMaskBand() override;

@@ -1,0 +1,138 @@
+"""Hostile and damaged files: an error, never other pixels, and the rest stays readable."""
+import numpy as np
+import pytest
+from osgeo import gdal
+
+from conftest import copy, errors, failures, memory, noise, picture, reopen
+
+WIDTH, HEIGHT = 1100, 1000
+
+
+def load(path):
+    f = gdal.VSIFOpenL(path, "rb")
+    data = bytearray(gdal.VSIFReadL(1, gdal.VSIStatL(path).size, f))
+    gdal.VSIFCloseL(f)
+    return data
+
+
+@pytest.fixture(scope="module", params=["lossy", "exact"])
+def good(request):
+    """Bytes and pixels of a file of 6 blocks and 2 groups."""
+    pixels = np.concatenate([picture(WIDTH, HEIGHT, 3), noise(WIDTH, HEIGHT, 1)])
+    source = memory(pixels, alpha=True)
+    source.SetMetadataItem("K", "V")
+    path = copy("/vsimem/good.nsvq", source, *(["LOSSLESS=YES"] if request.param == "exact" else []))
+    yield load(path), reopen(path).ReadAsArray()
+    gdal.Unlink(path)
+
+
+def blocks_of(data):
+    """{(band, bx, by): pixels, or None where reading failed}, or None when the file does not open."""
+    path = "/vsimem/damaged.nsvq"
+    gdal.FileFromMemBuffer(path, bytes(data))
+    try:
+        with errors() as found:
+            ds = gdal.OpenEx(path, gdal.OF_RASTER | gdal.OF_VERBOSE_ERROR, allowed_drivers=["NSVQ"])
+        if ds is None:
+            assert failures(found)
+            return None
+        out = {}
+        for b in range(1, ds.RasterCount + 1):
+            for y in range(0, ds.RasterYSize, 512):
+                for x in range(0, ds.RasterXSize, 512):
+                    w, h = min(512, ds.RasterXSize - x), min(512, ds.RasterYSize - y)
+                    with errors() as found:
+                        out[b, x, y] = ds.GetRasterBand(b).ReadAsArray(x, y, w, h)
+                    assert (out[b, x, y] is None) == bool(failures(found))
+        return out
+    finally:
+        ds = None
+        gdal.Unlink(path)
+
+
+def compare(found, whole):
+    """Number of blocks that failed; the others must be right."""
+    bad = 0
+    for (b, x, y), got in found.items():
+        if got is None:
+            bad += 1
+        else:
+            assert np.array_equal(got, whole[b - 1, y:y + 512, x:x + 512]), (b, x, y)
+    return bad
+
+
+def test_undamaged(good):
+    data, whole = good
+    assert compare(blocks_of(data), whole) == 0
+
+
+def test_any_flipped_byte(good):
+    """Over the whole file: it does not open, or some blocks fail, or nothing depends on the byte."""
+    data, whole = good
+    size, opened, closed = len(data), [], 0
+    for at in [8, 20, 40, 70, 100, 200] + [size * i // 29 for i in range(1, 29)] + [size - 30, size - 9, size - 1]:
+        damaged = bytearray(data)
+        damaged[at] ^= 0x5A
+        found = blocks_of(damaged)
+        if found is None:
+            closed += 1
+        else:
+            opened.append(compare(found, whole))
+            assert opened[-1] < len(found)  # never all of them
+    assert closed >= 3  # the header is protected
+    assert sum(n > 0 for n in opened) >= 10  # and so are the blocks
+
+
+def test_whole_reads_fail_with_a_clear_error(good):
+    data, whole = good
+    damaged = bytearray(data)
+    for i in range(len(data) // 2, len(data) // 2 + 50):
+        damaged[i] ^= 0xFF
+    gdal.FileFromMemBuffer("/vsimem/damaged.nsvq", bytes(damaged))
+    ds = reopen("/vsimem/damaged.nsvq", "NUM_THREADS=2")
+    with errors() as found:
+        assert ds.ReadAsArray() is None
+    assert failures(found) and any("block" in text for _, _, text in found)
+    with errors() as found:  # a window that misses the damage; which one depends on the layout
+        corners = [ds.ReadAsArray(x, y, 80, 80) for x, y in [(0, 0), (1020, 920)]]
+    assert any(c is not None for c in corners)
+    ds = None
+    gdal.Unlink("/vsimem/damaged.nsvq")
+
+
+def test_truncated_anywhere(good):
+    data, whole = good
+    size = len(data)
+    for length in [0, 1, 7, 8, 11, 12, 13, 16, 32, 64, 100, 1000, 5000, size // 4, size // 2, size - 1000, size - 1]:
+        path = "/vsimem/short.nsvq"
+        gdal.FileFromMemBuffer(path, bytes(data[:length]))
+        with errors() as found:
+            ds = gdal.OpenEx(path, gdal.OF_RASTER | gdal.OF_VERBOSE_ERROR, allowed_drivers=["NSVQ"])
+        assert ds is None and failures(found), length
+        gdal.Unlink(path)
+
+
+def test_random_bytes_after_the_signature(good):
+    data, _ = good
+    rng = np.random.default_rng(3)
+    for i in range(40):
+        head = int(rng.integers(12, 400))
+        found = blocks_of(bytes(data[:head]) + rng.bytes(int(rng.integers(0, 3000))))
+        assert found is None
+
+
+def test_extra_bytes_at_the_end(good):
+    """A file that grew is either refused or right."""
+    data, whole = good
+    found = blocks_of(bytes(data) + b"\0" * 100)
+    assert found is None or compare(found, whole) == 0
+
+
+def test_identify_reads_the_signature_only():
+    driver = gdal.IdentifyDriver
+    for content in [b"", b"N", b"II*\0" + bytes(100), bytes(2000), b"\x89PNG\r\n\x1a\n" + bytes(100)]:
+        gdal.FileFromMemBuffer("/vsimem/other.nsvq", content)
+        with errors():
+            found = driver("/vsimem/other.nsvq")
+        assert found is None or found.ShortName != "NSVQ"
+        gdal.Unlink("/vsimem/other.nsvq")

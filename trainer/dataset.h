@@ -1,0 +1,38 @@
+/* dataset.h - training pictures: read by GDAL from any raster, or from a pack. */
+#ifndef NSVQ_TRAINER_DATASET_H
+#define NSVQ_TRAINER_DATASET_H
+
+#include <stdint.h>
+
+typedef struct picture {
+    int      w, h;     /* pixels, RGB interleaved */
+    uint8_t *rgb;
+    int      class_at; /* index of its sub-folder */
+    int      held_out; /* for validation only */
+    char     name[96];
+} picture;
+
+typedef struct dataset {
+    int      n, n_classes;
+    picture *pic;
+    char   (*class_name)[64];
+    double  *class_weight; /* sampling probability of each class, sums to 1 */
+    double   pixels;
+} dataset;
+
+/* Reads a folder (sub-folders are classes) or a pack. One file in 16, by a hash of its name, is held
+ * out. Rasters with fewer than three 8-bit bands are taken as grey or left out with a note. Returns 0
+ * or -1 after a message on stderr. */
+int  dataset_load(dataset *d, const char *path, int quiet);
+void dataset_free(dataset *d);
+/* Lossless pack of all pictures in parts of at most part_mib MiB: FILE, FILE.2, ... */
+int  dataset_pack(const dataset *d, const char *file, int part_mib);
+
+/* Cuts a patch of at most size x size (multiples of 16; smaller when the picture is) with random
+ * place, flips and colour changes. rgb has room for size * size * 3. */
+void dataset_patch(const dataset *d, uint64_t *rng, int size, uint8_t *rgb, int *w, int *h);
+/* The i-th held-out patch: the middle of a held-out picture, unchanged. 0 past the last. */
+int  dataset_held_out(const dataset *d, int i, int size, uint8_t *rgb, int *w, int *h,
+                      const char **name);
+
+#endif

@@ -1,5 +1,5 @@
 /* depthwise_avx2.c - depthwise convolution by vpmaddwd on pairs of taps.
- * May include: table.h, <immintrin.h>.
+ * May include: table.h, simd.h.
  *
  * Taps go in pairs in row-major order; interleaving their two inputs for 8 channels gives what one
  * vpmaddwd multiplies with both taps and adds. The last tap, alone, goes with itself and weight 0.
@@ -7,12 +7,9 @@
  *   bias and shift: [channel / 16][half 2][8]; mul: [channel]
  */
 #include "../table.h"
+#include "simd.h"
 
-#include <immintrin.h>
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 
 enum { GROUP = 16, MAX_K = 5 };
 

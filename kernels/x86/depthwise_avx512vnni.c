@@ -1,5 +1,5 @@
 /* depthwise_avx512vnni.c - depthwise convolution by vpdpwssd on pairs of taps.
- * May include: table.h, <immintrin.h>.
+ * May include: table.h, simd.h.
  *
  * Rows of taps go in pairs: interleaving input rows 2j and 2j + 1 at one column gives, for 16
  * channels, the two words that one vpdpwssd multiplies with two taps and adds. The last row is
@@ -9,12 +9,9 @@
  *       pairs of the last row; bias and shift: [channel / 32][half 2][16]; mul: [channel]
  */
 #include "../table.h"
+#include "simd.h"
 
-#include <immintrin.h>
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 
 enum { GROUP = 32, BLOCK = 8, MAX_K = 5 };
 
@@ -160,25 +157,26 @@ INLINE void block(uint8_t *out, const int16_t *const *rows, const nsvq_depthwise
     }
 }
 
-INLINE void row(uint8_t *out, const int16_t *const *rows, const nsvq_depthwise *p, size_t n, int k)
+/* All channels of n outputs. */
+INLINE void columns(uint8_t *out, const int16_t *const *rows, const nsvq_depthwise *p, size_t pos,
+                    int k, int n)
 {
     const size_t whole = p->channels / GROUP * GROUP;
+
+    for (size_t c = 0; c < whole; c += GROUP)
+        block(out, rows, p, pos, c, k, n, 1);
+    if (whole < p->channels) block(out, rows, p, pos, whole, k, n, 0);
+}
+
+INLINE void row(uint8_t *out, const int16_t *const *rows, const nsvq_depthwise *p, size_t n, int k)
+{
     size_t pos = 0;
 
-    for (; pos + BLOCK <= n; pos += BLOCK) {
-        for (size_t c = 0; c < whole; c += GROUP)
-            block(out, rows, p, pos, c, k, BLOCK, 1);
-        if (whole < p->channels) block(out, rows, p, pos, whole, k, BLOCK, 0);
-    }
-    for (; pos + 2 <= n; pos += 2) {
-        for (size_t c = 0; c < whole; c += GROUP)
-            block(out, rows, p, pos, c, k, 2, 1);
-        if (whole < p->channels) block(out, rows, p, pos, whole, k, 2, 0);
-    }
-    if (pos == n) return;
-    for (size_t c = 0; c < whole; c += GROUP)
-        block(out, rows, p, pos, c, k, 1, 1);
-    if (whole < p->channels) block(out, rows, p, pos, whole, k, 1, 0);
+    for (; pos + BLOCK <= n; pos += BLOCK)
+        columns(out, rows, p, pos, k, BLOCK);
+    for (; pos + 2 <= n; pos += 2)
+        columns(out, rows, p, pos, k, 2);
+    if (pos < n) columns(out, rows, p, pos, k, 1);
 }
 
 static void depthwise(uint8_t *out, const int16_t *const *rows, const nsvq_depthwise *p, int n)

@@ -1,13 +1,11 @@
 /* pixels_avx2.c - pictures into the first layer and out of the last one.
- * May include: table.h, <immintrin.h>.
+ * May include: table.h, simd.h.
  * Both are bound by pieces of 12 bytes (4 pixels); wider vectors gain nothing.
  */
 #include "../table.h"
+#include "simd.h"
 
-#include <immintrin.h>
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
 
 /* 16 values of the last layer as bytes. (v + 16) >> 5 without overflow is mulhrs by 2^10, and
  * clamp(t + 128, 0, 255) is packs(t) with the top bit turned. */

@@ -1,17 +1,14 @@
 /* pointwise_avx2.c - 1 x 1 convolution on 256-bit vectors. vpmaddubsw saturates, so u8 input is
  * widened to s16 and everything goes through vpmaddwd, which is exact.
- * May include: table.h, <immintrin.h>.
+ * May include: table.h, simd.h.
  *
  * A block is up to 4 positions x 16 output channels.
  *   wt: [channel / 16][cin / 2][channel 16][2 x s16], zero where padded
  */
 #include "../table.h"
+#include "simd.h"
 
-#include <immintrin.h>
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
 
 enum { GROUP = 16, BLOCK = 4, RUN = 16 };
 

@@ -1,6 +1,6 @@
 /* pointwise_avx512vnni.c - 1 x 1 convolution on 512-bit vectors: vpdpbusd for u8 input (which does
  * not saturate, unlike vpdpbusds), vpdpwssd for s16 input.
- * May include: table.h, <immintrin.h>.
+ * May include: table.h, simd.h.
  *
  * The output channels are cut into vectors of 16 and these into groups of 1 to 4 vectors. A block
  * is up to 8 positions x one group: all its accumulators stay in registers, each vector of weights
@@ -8,12 +8,9 @@
  *   wt: [group][step][vector of the group][channel 16][4 x s8, or 2 x s16], zero where padded
  */
 #include "../table.h"
+#include "simd.h"
 
-#include <immintrin.h>
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
 
 enum { VECTOR = 16, MAX_GROUP = 4, MAX_BLOCK = 8 };
 
@@ -177,24 +174,23 @@ INLINE __m512i load_mul(const int16_t *mul, int a, int b)
     return interleave(_mm512_inserti64x4(_mm512_castsi256_si512(lo), hi, 1));
 }
 
-/* finish() for n positions of 48 channels, the whole of cout: as the positions are dense, 4 of them
- * are 3 times 4 full vectors. */
-INLINE void finish48(const nsvq_pointwise *p, __m512i acc[][MAX_GROUP], const __m512i *shift, int n,
+/* finish() for 4 positions of 48 channels, the whole of cout: as positions are dense, they are 3
+ * times 4 full vectors. */
+INLINE void finish48(const nsvq_pointwise *p, __m512i acc[4][MAX_GROUP], const __m512i s[3],
                      void *out, const void *res, size_t e)
 {
-    const __m512i mul[3] = {load_mul(p->mul, 0, 1), load_mul(p->mul, 2, 0), load_mul(p->mul, 1, 2)};
-    const int n_stores = n / 4 * 3;
+    const __m512i m01 = load_mul(p->mul, 0, 1), m20 = load_mul(p->mul, 2, 0);
+    const __m512i m12 = load_mul(p->mul, 1, 2);
+    const __m512i a[3][4] = {{acc[0][0], acc[0][1], acc[0][2], acc[1][0]},
+                             {acc[1][1], acc[1][2], acc[2][0], acc[2][1]},
+                             {acc[2][2], acc[3][0], acc[3][1], acc[3][2]}};
+    const __m512i shift[3][4] = {{s[0], s[1], s[2], s[0]}, {s[1], s[2], s[0], s[1]},
+                                 {s[2], s[0], s[1], s[2]}};
+    const __m512i mul[3][2] = {{m01, m20}, {m12, m01}, {m20, m12}};
 
     UNROLL
-    for (int i = 0; i < n_stores; i++, e += 64) {
-        __m512i a[4], s[4], m[2] = {mul[2 * i % 3], mul[(2 * i + 1) % 3]};
-        UNROLL
-        for (int j = 0; j < 4; j++) {
-            a[j] = acc[(4 * i + j) / 3][(4 * i + j) % 3];
-            s[j] = shift[(4 * i + j) % 3];
-        }
-        finish(p, a, s, m, 4, out, res, e, ~0ull);
-    }
+    for (int i = 0; i < 3; i++)
+        finish(p, a[i], shift[i], mul[i], 4, out, res, e + 64 * (size_t)i, ~0ull);
 }
 
 /* `n` positions from `pos` on x one group of vectors. n, group and in_type are constants. */
@@ -238,7 +234,9 @@ INLINE void block(const task *t, void *out, const uint8_t *in, const void *res, 
         shift[j] = _mm512_cvtepu8_epi32(
             _mm_loadu_si128((const __m128i *)(p->shift + t->first + j * VECTOR)));
     if (group == 3 && n % 4 == 0 && p->cout == 48) {
-        finish48(p, acc, shift, n, out, res, pos * 48);
+        UNROLL
+        for (int i = 0; i < n; i += 4)
+            finish48(p, acc + i, shift, out, res, (pos + i) * 48);
         return;
     }
     mul[0] = load_mul(p->mul + t->first, 0, 1);
@@ -276,7 +274,8 @@ INLINE void dispatch(const task *t, void *out, const uint8_t *in, const void *re
         blocks(t, out, in, res, pos, end, 1, in_type);
 }
 
-/* Positions in runs whose input and whose group of weights stay in the first cache together. */
+/* Positions in runs of 16 KB of input, so that it and a group's weights (16 KB for 256 channels of
+ * u8) stay together in a first cache of 32 KB or more. A multiple of both block sizes, 6 and 8. */
 static size_t run_length(size_t in_bytes)
 {
     size_t n = 16384 / in_bytes;
@@ -294,13 +293,12 @@ static void pointwise(void *out, const void *in, const void *res, const nsvq_poi
         end = pos + step < (size_t)n ? pos + step : (size_t)n;
         t.wt = p->wt;
         for (size_t v = 0, group; v < vectors; v += group) {
-            size_t left = p->cout - v * VECTOR;
+            size_t left = p->cout - v * VECTOR, width;
 
             group = group_size(vectors - v);
+            width = left < group * VECTOR ? left : group * VECTOR;
             t.first = v * VECTOR;
-            t.mask = left >= 64 ? ~0ull : (1ull << left) - 1;
-            if (group < MAX_GROUP && left > group * VECTOR)
-                t.mask = (1ull << group * VECTOR) - 1;
+            t.mask = ~0ull >> (64 - width);
             if (p->in_type == NSVQ_U8)
                 dispatch(&t, out, in, res, pos, end, group, NSVQ_U8);
             else

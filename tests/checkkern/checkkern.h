@@ -31,7 +31,7 @@ typedef struct ck {
 
 /* Room for `room` bytes; ends the program when there is none. Never given back. */
 ck_buf ck_buf_new(size_t room);
-/* `bytes` of buf at one of its guards; everything else becomes guard bytes, and so does the piece. */
+/* `bytes` of buf at one of its guard pages. The piece and what is around it become guard bytes. */
 void *ck_place(ck *t, ck_buf *buf, size_t bytes);
 
 uint32_t ck_random(ck *t);

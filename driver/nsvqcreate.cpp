@@ -374,10 +374,10 @@ static int ReportProgress(void *pUser, double dfDone)
 
 /* ---- the file ---- */
 
-static bool Encode(const char *pszFilename, const nsvq_raster &sRaster,
+static bool Encode(const char *pszTemporary, const char *pszFilename, const nsvq_raster &sRaster,
                    const CreateOptions &oOptions)
 {
-    VSILFILE *fp = VSIFOpenExL(pszFilename, "wb", TRUE);
+    VSILFILE *fp = VSIFOpenExL(pszTemporary, "wb", TRUE);
     if (!fp) {
         CPLError(CE_Failure, CPLE_OpenFailed, "cannot create %s: %s", pszFilename,
                  VSIGetLastErrorMsg());
@@ -416,7 +416,7 @@ static bool EncodeAndRename(const char *pszFilename, const nsvq_raster &sRaster,
                             const CreateOptions &oOptions)
 {
     const std::string osTemporary = GetTemporaryName(pszFilename);
-    bool bDone = Encode(osTemporary.c_str(), sRaster, oOptions);
+    bool bDone = Encode(osTemporary.c_str(), pszFilename, sRaster, oOptions);
     if (bDone && VSIRename(osTemporary.c_str(), pszFilename) != 0) {
         CPLError(CE_Failure, CPLE_FileIO, "cannot rename %s to %s", osTemporary.c_str(),
                  pszFilename);

@@ -148,6 +148,7 @@ bool NSVQDataset::OpenFile(GDALOpenInfo *poOpenInfo, const nsvq_model *psModel)
         return false;
     }
     m_psFile.reset(psFile);
+    m_poSource->AllowParallelReads();
     m_sInfo.struct_size = sizeof(m_sInfo);
     nsvq_get_info(psFile, &m_sInfo);
 

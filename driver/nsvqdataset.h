@@ -30,8 +30,13 @@ bool NSVQIsOwnDomain(const char *pszDomain);
 class NSVQSource final
 {
   public:
-    explicit NSVQSource(VSILFILE *fp);
+    explicit NSVQSource(VSILFILE *fp) : m_fp(fp)
+    {
+    }
     ~NSVQSource();
+    /* From now on reads may go past GDAL's cache of remote files, which serves the small reads of
+     * opening but only one thread. */
+    void AllowParallelReads();
     /* As the library wants it; valid as long as this object. False when the size is unknown. */
     bool Get(nsvq_source &sSource);
 
@@ -40,8 +45,8 @@ class NSVQSource final
     size_t Read(uint64_t nOffset, void *pBuffer, size_t nBytes);
 
     VSILFILE *m_fp;
-    bool m_bHasPRead;
-    std::mutex m_oMutex{}; // around seek + read, when the handle has no PRead
+    bool m_bParallel = false;
+    std::mutex m_oMutex{}; // around seek + read, where reads are not parallel
     CPL_DISALLOW_COPY_ASSIGN(NSVQSource)
 };
 

@@ -3,14 +3,14 @@
 
 #include "cpl_vsi_virtual.h"
 
-NSVQSource::NSVQSource(VSILFILE *fp)
-    : m_fp(fp), m_bHasPRead(reinterpret_cast<VSIVirtualHandle *>(fp)->HasPRead())
-{
-}
-
 NSVQSource::~NSVQSource()
 {
     VSIFCloseL(m_fp);
+}
+
+void NSVQSource::AllowParallelReads()
+{
+    m_bParallel = reinterpret_cast<VSIVirtualHandle *>(m_fp)->HasPRead();
 }
 
 bool NSVQSource::Get(nsvq_source &sSource)
@@ -24,7 +24,7 @@ bool NSVQSource::Get(nsvq_source &sSource)
 
 size_t NSVQSource::Read(uint64_t nOffset, void *pBuffer, size_t nBytes)
 {
-    if (m_bHasPRead)
+    if (m_bParallel)
         return reinterpret_cast<VSIVirtualHandle *>(m_fp)->PRead(pBuffer, nBytes, nOffset);
     std::lock_guard<std::mutex> oLock(m_oMutex);
     return VSIFSeekL(m_fp, nOffset, SEEK_SET) == 0 ? VSIFReadL(pBuffer, 1, nBytes, m_fp) : 0;

@@ -78,7 +78,7 @@ def test_any_flipped_byte(good):
             closed += 1
         else:
             opened.append(compare(found, whole))
-            assert opened[-1] < len(found)  # never all of them
+            assert opened[-1] < len(found) or at < 4096  # all of them only where the index suffers
     assert closed >= 3  # the header is protected
     assert sum(n > 0 for n in opened) >= 10  # and so are the blocks
 

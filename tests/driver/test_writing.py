@@ -261,6 +261,49 @@ def test_shipped_model_by_name(vsimem):
     assert reopen(path).GetMetadataItem("MODEL", "NSVQ") == name
 
 
+@pytest.fixture(scope="module")
+def other_model(tmp_path_factory):
+    """A model file that the library does not ship."""
+    path = tmp_path_factory.mktemp("models") / "other.nsvqm"
+    subprocess.run([os.environ["NSVQ_WRITEMODEL"], "7", str(path)], check=True)
+    return path
+
+
+@pytest.mark.parametrize("embed", ["AUTO", "YES"])
+def test_foreign_model_travels_in_the_file(vsimem, other_model, embed):
+    source = memory(picture(600, 100))
+    path = vsimem + "/a.nsvq"
+    ds = gdal.GetDriverByName("NSVQ").CreateCopy(path, source, 1, ["MODEL=%s" % other_model, "EMBED_MODEL=" + embed])
+    pixels = ds.ReadAsArray()
+    ds = None
+    ds = reopen(path)
+    assert ds.GetMetadataItem("MODEL_EMBEDDED", "NSVQ") == "YES"
+    assert np.array_equal(ds.ReadAsArray(), pixels)
+    assert gdal.VSIStatL(path).size > os.path.getsize(other_model) // 8
+
+
+def test_foreign_model_outside_the_file(tmp_path, other_model):
+    source = memory(picture(600, 100))
+    path = str(tmp_path / "a.nsvq")
+    ds = gdal.GetDriverByName("NSVQ").CreateCopy(path, source, 1, ["MODEL=%s" % other_model, "EMBED_MODEL=NO"])
+    pixels, model_id = ds.ReadAsArray(), ds.GetMetadataItem("MODEL_ID", "NSVQ")  # what was made is readable
+    assert pixels is not None and ds.GetMetadataItem("MODEL_EMBEDDED", "NSVQ") == "NO"
+    ds = None
+
+    with errors() as found:
+        assert gdal.OpenEx(path, gdal.OF_RASTER | gdal.OF_VERBOSE_ERROR) is None
+    assert failures(found) and any(model_id in text for _, _, text in found)
+
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / (model_id + ".nsvqm")).write_bytes(other_model.read_bytes())
+    gdal.SetConfigOption("NSVQ_MODEL_PATH", "/nowhere:" + str(folder))
+    try:
+        assert np.array_equal(reopen(path).ReadAsArray(), pixels)
+    finally:
+        gdal.SetConfigOption("NSVQ_MODEL_PATH", None)
+
+
 def test_file_that_is_no_model(tmp_path):
     (tmp_path / "x.nsvqm").write_bytes(b"not a model" * 100)
     numbers = fails(tmp_path / "a.nsvq", memory(picture(60, 60)), "MODEL=" + str(tmp_path / "x.nsvqm"))

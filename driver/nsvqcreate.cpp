@@ -412,29 +412,51 @@ static std::string GetTemporaryName(const char *pszFilename)
            CPLSPrintf(".%d-%d.tmp", CPLGetCurrentProcessID(), nCounter++);
 }
 
-static bool EncodeAndRename(const char *pszFilename, const nsvq_raster &sRaster,
-                            const CreateOptions &oOptions)
+/* The target gets its name only when it is whole. Object stores, which take bytes in one sequence
+ * and keep nothing until the last, get a copy of a local file instead. */
+static bool EncodeToTarget(const char *pszFilename, const nsvq_raster &sRaster,
+                           const CreateOptions &oOptions)
 {
-    const std::string osTemporary = GetTemporaryName(pszFilename);
+    const bool bUpload = !VSISupportsRandomWrite(pszFilename, FALSE) &&
+                         VSISupportsSequentialWrite(pszFilename, FALSE);
+    const std::string osTemporary =
+        bUpload ? std::string(CPLGenerateTempFilename("nsvq")) : GetTemporaryName(pszFilename);
+
     bool bDone = Encode(osTemporary.c_str(), pszFilename, sRaster, oOptions);
-    if (bDone && VSIRename(osTemporary.c_str(), pszFilename) != 0) {
-        CPLError(CE_Failure, CPLE_FileIO, "cannot rename %s to %s", osTemporary.c_str(),
-                 pszFilename);
-        bDone = false;
+    if (bDone) {
+        bDone = (bUpload ? CPLCopyFile(pszFilename, osTemporary.c_str())
+                         : VSIRename(osTemporary.c_str(), pszFilename)) == 0;
+        if (!bDone)
+            CPLError(CE_Failure, CPLE_FileIO, "cannot %s %s to %s", bUpload ? "copy" : "rename",
+                     osTemporary.c_str(), pszFilename);
     }
-    if (!bDone) VSIUnlink(osTemporary.c_str());
+    if (bUpload || !bDone) VSIUnlink(osTemporary.c_str());
     return bDone;
 }
 
-/* What the file does not hold goes the way of other formats: into sidecar files. */
-static CPLErr CopyRest(GDALDataset *poSrcDS, NSVQDataset *poDS, int nLeftToPam, bool bBandMasks,
-                       int bStrict)
+/* Opens what was written. What the file does not hold goes the way of other formats: into sidecar
+ * files. */
+static GDALDataset *Finish(const char *pszFilename, GDALDataset *poSrcDS,
+                           const CreateOptions &oOptions, int nLeftToPam, bool bBandMasks,
+                           int bStrict)
 {
-    const int nFlags =
+    const int nCloneFlags =
         nLeftToPam | GCIF_COLORTABLE | GCIF_RAT | GCIF_PROCESS_BANDS | GCIF_ONLY_IF_MISSING;
-    CPLErr eErr = poDS->CloneInfo(poSrcDS, nFlags);
-    if (eErr == CE_None && bBandMasks) eErr = GDALDriver::DefaultCopyMasks(poSrcDS, poDS, bStrict);
-    return eErr;
+    CPLStringList aosOpenOptions;
+    aosOpenOptions.SetNameValue("NUM_THREADS", CPLSPrintf("%d", oOptions.nThreads));
+    GDALOpenInfo oOpenInfo(pszFilename, GDAL_OF_RASTER);
+    oOpenInfo.papszOpenOptions = aosOpenOptions.List();
+    std::unique_ptr<GDALDataset> poDS(
+        NSVQDataset::OpenWithModel(&oOpenInfo, oOptions.psModel.get()));
+
+    bool bDone =
+        poDS && static_cast<NSVQDataset *>(poDS.get())->CloneInfo(poSrcDS, nCloneFlags) == CE_None;
+    if (bDone && bBandMasks)
+        bDone = GDALDriver::DefaultCopyMasks(poSrcDS, poDS.get(), bStrict) == CE_None;
+    if (poDS && (bDone || !bStrict)) return poDS.release();
+    poDS.reset();
+    GDALDriver::QuietDelete(pszFilename);
+    return nullptr;
 }
 
 GDALDataset *NSVQDataset::CreateCopy(const char *pszFilename, GDALDataset *poSrcDS, int bStrict,
@@ -476,21 +498,6 @@ GDALDataset *NSVQDataset::CreateCopy(const char *pszFilename, GDALDataset *poSrc
     sRaster.read = ReadSource;
     sRaster.read_mask = ReadSourceMask;
     sRaster.progress = ReportProgress;
-    if (!EncodeAndRename(pszFilename, sRaster, oOptions)) return nullptr;
-
-    GDALOpenInfo oOpenInfo(pszFilename, GDAL_OF_RASTER);
-    const CPLStringList aosOpenOptions(
-        CSLSetNameValue(nullptr, "NUM_THREADS", CPLSPrintf("%d", oOptions.nThreads)));
-    oOpenInfo.papszOpenOptions = const_cast<char **>(aosOpenOptions.List());
-    std::unique_ptr<GDALDataset> poDS(OpenWithModel(&oOpenInfo, oOptions.psModel.get()));
-    oOpenInfo.papszOpenOptions = nullptr;
-    if (!poDS) {
-        VSIUnlink(pszFilename);
-        return nullptr;
-    }
-    if (CopyRest(poSrcDS, static_cast<NSVQDataset *>(poDS.get()), nLeftToPam, bBandMasks,
-                 bStrict) != CE_None &&
-        bStrict)
-        return nullptr;
-    return poDS.release();
+    if (!EncodeToTarget(pszFilename, sRaster, oOptions)) return nullptr;
+    return Finish(pszFilename, poSrcDS, oOptions, nLeftToPam, bBandMasks, bStrict);
 }

@@ -1,14 +1,17 @@
-"""A web server on 127.0.0.1 that answers Range requests from memory and counts them."""
+"""A web server on 127.0.0.1 that answers Range requests from memory and counts them.
+
+It also takes PUT, enough of an object store for /vsis3/."""
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class RangeServer:
-    """files: {path: bytes}. requests: list of (method, path, first byte or None, last byte or None)."""
+    """files: {path: bytes}. requests: list of (method, path, first byte or None, last byte or None).
+    writable: whether PUT is allowed."""
 
-    def __init__(self, files):
-        self.files, self.requests = files, []
+    def __init__(self, files, writable=False):
+        self.files, self.requests, self.writable = files, [], writable
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -19,6 +22,17 @@ class RangeServer:
 
             def do_GET(self):
                 self.answer(True)
+
+            def do_PUT(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.requests.append(("PUT", self.path, None, None))
+                if outer.writable:
+                    outer.files[self.path] = body
+                self.reply(200 if outer.writable else 403, b"", True)
+
+            def do_DELETE(self):
+                outer.requests.append(("DELETE", self.path, None, None))
+                self.reply(204 if outer.files.pop(self.path, None) is not None else 404, b"", False)
 
             def answer(self, with_body):
                 data = outer.files.get(self.path)

@@ -25,8 +25,9 @@ def test_lossy_resembles(vsimem, width, height, bands):
     got = ds.ReadAsArray().reshape(pixels.shape)
     assert (ds.RasterXSize, ds.RasterYSize, ds.RasterCount) == (width, height, bands)
     assert not np.array_equal(got, pixels) or pixels.size < 1000
-    for b in range(bands):  # grey with the mean of each band would have 13 dB
-        assert psnr(got[b], pixels[b]) > 20, b
+    least = 20 if min(width, height) >= 32 else 15  # the mean of each band has about 13 dB
+    for b in range(bands):
+        assert psnr(got[b], pixels[b]) > least, b
 
 
 def test_quality_means_size_and_likeness(vsimem):

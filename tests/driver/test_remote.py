@@ -80,3 +80,29 @@ def test_part_of_a_file(tmp_path):
     (tmp_path / "box").write_bytes(b"x" * 777 + data + b"y" * 10)
     ds = reopen("/vsisubfile/777_%d,%s" % (len(data), tmp_path / "box"))
     assert np.array_equal(ds.ReadAsArray(), pixels[0])
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_upload_to_an_object_store(tmp_path, writable):
+    server = RangeServer({}, writable)
+    settings = {"AWS_S3_ENDPOINT": server.url.replace("http://", ""), "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE",
+                "AWS_NO_SIGN_REQUEST": "YES", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+                "CPL_TMPDIR": str(tmp_path)}
+    for name, value in settings.items():
+        gdal.SetConfigOption(name, value)
+    pixels = noise(600, 700)
+    try:
+        with errors() as found:
+            ds = gdal.GetDriverByName("NSVQ").CreateCopy("/vsis3/bucket/a.nsvq", memory(pixels), 1, ["LOSSLESS=YES"])
+        if writable:
+            assert np.array_equal(ds.ReadAsArray(), pixels[0])
+            assert server.files["/bucket/a.nsvq"][1:5] == b"NSVQ"
+        else:
+            assert ds is None and gdal.CPLE_FileIO in failures(found)
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        ds = None
+        for name in settings:
+            gdal.SetConfigOption(name, None)
+        server.close()
+        gdal.VSICurlClearCache()

@@ -65,10 +65,11 @@ nsvq_status nsvq_model_open(nsvq_model **out, const void *bytes, size_t size, ns
     if (!k) return fail(err, NSVQ_E_ARG, NO_OFFSET, "NSVQ_CPU holds an unknown word");
     m = calloc(1, sizeof *m);
     if (!m) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
-    if (nsvq_model_load(&m->desc, bytes, size, &why)) {
+    int rc = nsvq_model_load(&m->desc, bytes, size, &why);
+    if (rc) {
+        static const nsvq_status st[] = {NSVQ_E_NOMEM, NSVQ_E_CORRUPT, NSVQ_E_UNSUPPORTED};
         free(m);
-        return why ? fail(err, NSVQ_E_CORRUPT, NO_OFFSET, "model: %s", why)
-                   : fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+        return fail(err, st[-1 - rc], NO_OFFSET, "%s", why);
     }
     atomic_init(&m->refs, 1);
     m->id = nsvq_model_id(&m->desc);

@@ -264,22 +264,25 @@ static int fail(loader *l, int status, const char *why)
     return status;
 }
 
-/* The plain bytes of a part: the payload itself, or *owned, which the caller frees. */
-static const uint8_t *unpack(const uint8_t *head, const uint8_t *payload, uint8_t **owned)
+/* *plain: the bytes of a part, the payload itself or *owned, which the caller frees. */
+static int unpack(const uint8_t *head, const uint8_t *payload, const uint8_t **plain, uint8_t **owned)
 {
     uint32_t method = io_get(head + 6, 2), n = io_get(head + 8, 4), n_plain = io_get(head + 12, 4);
     uLongf got = n_plain;
 
     *owned = NULL;
-    if (method == METHOD_PLAIN) return n == n_plain ? payload : NULL;
-    if (method != METHOD_ZLIB || n_plain > MAX_PART || n_plain / MAX_RATIO >= n) return NULL;
-    if (n_plain == 0 || !(*owned = malloc(n_plain))) return NULL;
+    *plain = payload;
+    if (method == METHOD_PLAIN) return n == n_plain ? 0 : FAIL_BYTES;
+    if (method != METHOD_ZLIB || n_plain > MAX_PART || n_plain / MAX_RATIO >= n || n_plain == 0)
+        return FAIL_BYTES;
+    *plain = *owned = malloc(n_plain);
+    if (!*owned) return FAIL_MEMORY;
     uLong used = n;
-    if (uncompress2(*owned, &got, payload, &used) != Z_OK || got != n_plain || used != n) {
-        free(*owned);
-        *owned = NULL;
-    }
-    return *owned;
+    int rc = uncompress2(*owned, &got, payload, &used);
+    if (rc == Z_OK && got == n_plain && used == n) return 0;
+    free(*owned);
+    *owned = NULL;
+    return rc == Z_MEM_ERROR ? FAIL_MEMORY : FAIL_BYTES;
 }
 
 static int walk_part(loader *l, const part *p, const uint8_t *plain, size_t n)
@@ -326,8 +329,8 @@ static int load_part(loader *l)
         return fail(l, FAIL_BYTES, "model part with a wrong checksum");
     l->p = payload + n;
     if ((st = identify_part(l, head, &index)) || index < 0) return st;
-    if (!(plain = unpack(head, payload, &owned)))
-        return fail(l, FAIL_BYTES, "model part that does not inflate");
+    if ((st = unpack(head, payload, &plain, &owned)))
+        return fail(l, st, st == FAIL_MEMORY ? "out of memory" : "model part that does not inflate");
     st = walk_part(l, &parts[index], plain, io_get(head + 12, 4));
     free(owned);
     return st;

@@ -1,4 +1,5 @@
-"""Rate, distortion, speed and memory of NSVQ beside other codecs. What each figure means: README.md."""
+"""Rate, distortion, speed and memory of NSVQ beside other codecs; README.md defines the figures."""
+
 import argparse
 import datetime
 import json
@@ -21,15 +22,20 @@ PARTS = ("rate", "speed", "memory")
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="bench.sh", description=__doc__)
     parser.add_argument("--build", required=True, help="build folder (bench.sh gives it)")
-    parser.add_argument("--model", help="model file instead of the library's default; its bytes are "
-                        "not counted, as if it were shipped")
+    parser.add_argument(
+        "--model",
+        help="model file instead of the library's default; not counted, as if it were shipped",
+    )
     parser.add_argument("--quality", type=int, nargs="+", default=[1, 20, 35, 50, 65, 80, 100])
     parser.add_argument("--default-quality", type=int, default=50)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--runs", type=int, default=5, help="of every timing")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="images at a time; no timing "
-                        "runs beside them")
-    parser.add_argument("--quick", action="store_true", help="two images, small rasters: a smoke test")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="images at a time, while no timing runs"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="two images, small rasters: a smoke test"
+    )
     parser.add_argument("--name", help="of the result files, instead of date and machine")
     parser.add_argument("--results", default=os.path.join(HERE, "results"))
     parser.add_argument("images", nargs="*", metavar="FOLDER|FILE")
@@ -48,9 +54,12 @@ def list_images(paths):
     for path in paths:
         files = [path]
         if os.path.isdir(path):
-            files = [os.path.join(path, n) for n in os.listdir(path) if n.endswith((".tif", ".tiff"))]
+            files = [
+                os.path.join(path, n) for n in os.listdir(path) if n.endswith((".tif", ".tiff"))
+            ]
         for file in files:
-            sets.setdefault(os.path.basename(os.path.dirname(os.path.abspath(file))), []).append(file)
+            folder = os.path.basename(os.path.dirname(os.path.abspath(file)))
+            sets.setdefault(folder, []).append(file)
     return {name: sorted(files) for name, files in sets.items()}
 
 
@@ -78,11 +87,14 @@ def main():
         side = 1024 if args.quick else 4096
         result["speed"] = speed.measure(tools, [f for _, f in images], side, args)
     if tools.nsvq and "memory" in args.parts:
-        result["memory"] = memory.measure(tools, [f for _, f in images], 4000 if args.quick else 20000)
+        result["memory"] = memory.measure(
+            tools, [f for _, f in images], 4000 if args.quick else 20000
+        )
 
     os.makedirs(args.results, exist_ok=True)
-    stem = os.path.join(args.results, args.name or
-                        f"{datetime.date.today()}-{result['about']['machine']}")
+    stem = os.path.join(
+        args.results, args.name or f"{datetime.date.today()}-{result['about']['machine']}"
+    )
     text = report.text(result)
     print(text, end="")
     with open(stem + ".txt", "w") as f:

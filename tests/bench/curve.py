@@ -1,5 +1,10 @@
-"""Rate-distortion curves: lists of points {"bytes": .., "psnr": .., "msssim": ..}."""
+"""Rate-distortion curves. A curve is a list of variants, a variant a list of points
+{"bytes": .., "psnr": .., "msssim": ..}. Every variant is piecewise linear in (metric, log size);
+the curve is the best of its variants at every size."""
+
 import numpy as np
+
+SAMPLES = 2001  # of a PSNR range
 
 
 def front(points, metric):
@@ -11,17 +16,35 @@ def front(points, metric):
     return kept
 
 
-def at_bytes(points, metric, size):
-    """The metric at that size, linear in log size between the two nearest points; None outside."""
-    kept = front(points, metric)
-    if not kept or not kept[0]["bytes"] <= size <= kept[-1]["bytes"]:
-        return None
-    logs = np.log([p["bytes"] for p in kept])
-    return float(np.interp(np.log(size), logs, [p[metric] for p in kept]))
+def at_bytes(variants, metric, size):
+    """The metric at that size; None where no variant has files both smaller and larger."""
+    values = []
+    for points in variants:
+        kept = front(points, metric)
+        if kept[0]["bytes"] <= size <= kept[-1]["bytes"]:
+            logs = np.log([p["bytes"] for p in kept])
+            values.append(float(np.interp(np.log(size), logs, [p[metric] for p in kept])))
+    return max(values, default=None)
 
 
-def psnr_range(points):
-    values = [p["psnr"] for p in points]
+def log_sizes(variants, psnrs):
+    """Of the smallest file at each PSNR."""
+    best = np.full(len(psnrs), np.inf)
+    for points in variants:
+        kept = front(points, "psnr")
+        logs = np.interp(
+            psnrs,
+            [p["psnr"] for p in kept],
+            np.log([p["bytes"] for p in kept]),
+            left=np.inf,
+            right=np.inf,
+        )
+        best = np.minimum(best, logs)
+    return best
+
+
+def psnr_range(variants):
+    values = [p["psnr"] for points in variants for p in front(points, "psnr")]
     return (min(values), max(values))
 
 
@@ -29,17 +52,12 @@ def common(a, b):
     return (max(a[0], b[0]), min(a[1], b[1]))
 
 
-def bd_rate(points, anchor, span):
+def bd_rate(curve, anchor, span):
     """Mean difference of log size over span (dB), in %; None where span is under 0.5 dB.
 
-    Both curves are piecewise linear in (PSNR, log size); span must lie within both."""
-    low, high = span
-    if high - low < 0.5:
+    span must lie within both curves."""
+    if span[1] - span[0] < 0.5:
         return None
-    curves = []
-    for kept in (front(points, "psnr"), front(anchor, "psnr")):
-        curves.append(([p["psnr"] for p in kept], np.log([p["bytes"] for p in kept])))
-    knots = sorted({low, high} | {x for c in curves for x in c[0] if low < x < high})
-    diff = np.interp(knots, *curves[0]) - np.interp(knots, *curves[1])
-    area = np.sum((diff[1:] + diff[:-1]) / 2 * np.diff(knots))
-    return float(100 * np.expm1(area / (high - low)))
+    psnrs = np.linspace(*span, SAMPLES)
+    diff = log_sizes(curve, psnrs) - log_sizes(anchor, psnrs)
+    return float(100 * np.expm1(np.mean((diff[1:] + diff[:-1]) / 2)))

@@ -2,6 +2,7 @@
 
 Prints one JSON object. Read = open + all pixels of all bands into memory. Write = CreateCopy from a
 raster in memory. Every read opens the file anew, so nothing is in GDAL's block cache."""
+
 import argparse
 import json
 import os
@@ -20,9 +21,13 @@ def formats(width, height, percent, nsvq_options):
     return {
         "NSVQ": ("NSVQ", nsvq_options),
         "JPEG 2000, 512 tiles, NSVQ's size": (
-            "JP2OpenJPEG", jp2 + ["BLOCKXSIZE=512", "BLOCKYSIZE=512"]),
+            "JP2OpenJPEG",
+            jp2 + ["BLOCKXSIZE=512", "BLOCKYSIZE=512"],
+        ),
         "JPEG 2000, one tile, NSVQ's size": (
-            "JP2OpenJPEG", jp2 + [f"BLOCKXSIZE={width}", f"BLOCKYSIZE={height}"]),
+            "JP2OpenJPEG",
+            jp2 + [f"BLOCKXSIZE={width}", f"BLOCKYSIZE={height}"],
+        ),
         "JPEG q75 in GTiff": ("GTiff", ALL + ["COMPRESS=JPEG", "PHOTOMETRIC=YCBCR"]),
         "WebP q75": ("WEBP", []),
         "LERC error 4 in GTiff": ("GTiff", ALL + ["COMPRESS=LERC_DEFLATE", "MAX_Z_ERROR=4"]),
@@ -34,8 +39,11 @@ def available(driver, options):
     if found is None:
         return False
     method = next((o[9:] for o in options if o.startswith("COMPRESS=")), "")
-    return f"<Value>{method}</Value>" in found.GetMetadataItem("DMD_CREATIONOPTIONLIST") \
-        if method else True
+    return (
+        f"<Value>{method}</Value>" in found.GetMetadataItem("DMD_CREATIONOPTIONLIST")
+        if method
+        else True
+    )
 
 
 def write(driver, path, source, options):
@@ -43,7 +51,7 @@ def write(driver, path, source, options):
         os.remove(path)
     start = time.perf_counter()
     copy = gdal.GetDriverByName(driver).CreateCopy(path, source, 0, options)
-    copy = None  # closes it
+    del copy  # closes it
     return time.perf_counter() - start
 
 
@@ -80,8 +88,10 @@ def measure(args, source):
                 row["window_s"].setdefault(threads, []).append(read(path, inside, patch))
                 row["read_s"].setdefault(threads, []).append(read(path, (0, 0, w, h), pixels))
                 if run == 0:
-                    mse = np.mean(np.square(original - np.frombuffer(pixels, np.uint8).astype(
-                        np.float32)), dtype=np.float64)
+                    mse = np.mean(
+                        np.square(original - np.frombuffer(pixels, np.uint8).astype(np.float32)),
+                        dtype=np.float64,
+                    )
                     row["psnr"] = float(10 * np.log10(255.0**2 / max(mse, 1e-10)))
                     row["bpp"] = 8 * os.path.getsize(path) / (w * h)
     return table
@@ -98,9 +108,17 @@ def main():
     source = gdal.GetDriverByName("MEM").CreateCopy("", gdal.Open(args.source))
     table = measure(args, source)
     openjpeg = gdal.GetDriverByName("JP2OpenJPEG")
-    print(json.dumps({"gdal": gdal.__version__, "formats": table,
-                      "width": source.RasterXSize, "height": source.RasterYSize,
-                      "jp2openjpeg": openjpeg is not None}))
+    print(
+        json.dumps(
+            {
+                "gdal": gdal.__version__,
+                "formats": table,
+                "width": source.RasterXSize,
+                "height": source.RasterYSize,
+                "jp2openjpeg": openjpeg is not None,
+            }
+        )
+    )
 
 
 main()

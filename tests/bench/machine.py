@@ -1,6 +1,6 @@
 """What the figures were taken with: processor, commit, model, versions."""
+
 import datetime
-import json
 import os
 import re
 import subprocess
@@ -23,9 +23,18 @@ def about(top, tools, args):
     gdal = subprocess.run(["gdalinfo", "--version"], capture_output=True, text=True).stdout.strip()
     slug = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
     return {
-        "date": str(datetime.date.today()), "processor": processor(), "cpus": os.cpu_count(),
-        "load": os.getloadavg()[0], "machine": f"{slug}-{os.cpu_count()}cpu", "commit": commit(top),
-        "nsvq": tools.nsvq, "default_quality": args.default_quality, "qualities": args.quality,
-        "quick": args.quick, "runs": args.runs, "gdal": gdal, "versions": peers.versions(),
+        "date": str(datetime.date.today()),
+        "processor": processor(),
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "machine": f"{slug}-{os.cpu_count()}cpu",
+        "commit": commit(top),
+        "nsvq": tools.nsvq,
+        "default_quality": args.default_quality,
+        "qualities": args.quality,
+        "quick": args.quick,
+        "runs": args.runs,
+        "gdal": gdal,
+        "versions": peers.versions(),
         "peers": {name: text for name, (_, text) in peers.PEERS.items()},
     }

@@ -1,4 +1,5 @@
 """Peak memory of converting a large raster, from VmHWM of the converting process."""
+
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ SOURCE_SIDE = 4096
 
 
 def peak_of(command, env):
-    """Seconds, MiB. The peak is polled, as a parent's own peak would be inherited through wait4()."""
+    """Seconds, MiB. The peak is polled: wait4() would give the parent's where that is larger."""
     start = time.perf_counter()
     child = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
     peak = 0
@@ -39,7 +40,9 @@ def measure(tools, files, side):
     mosaic.save_vrt(vrt, source, min(side, SOURCE_SIDE), side)
 
     env = {**tools.env, "GDAL_CACHEMAX": str(CACHE_MB), "GDAL_NUM_THREADS": "2"}
-    nsvq, jpeg = os.path.join(tools.work, "memory.nsvq"), os.path.join(tools.work, "memory_jpeg.tif")
+    nsvq, jpeg = os.path.join(tools.work, "memory.nsvq"), os.path.join(
+        tools.work, "memory_jpeg.tif"
+    )
     jpeg_options = ["-co", "TILED=YES", "-co", "COMPRESS=JPEG", "-co", "PHOTOMETRIC=YCBCR"]
     nsvq_options = [word for option in tools.options for word in ("-co", option)]
     table = {}

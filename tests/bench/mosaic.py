@@ -1,4 +1,5 @@
 """Large rasters from small images, by mirroring."""
+
 import os
 
 import numpy as np
@@ -18,8 +19,10 @@ def pixels(tools, files, side):
         images.append(np.pad(image, pad, mode="symmetric"))
         os.remove(path)
     n = -(-side // cell)
-    rows = [np.concatenate([images[(r * n + c) % len(images)] for c in range(n)], axis=1)
-            for r in range(n)]
+    rows = [
+        np.concatenate([images[(r * n + c) % len(images)] for c in range(n)], axis=1)
+        for r in range(n)
+    ]
     return np.ascontiguousarray(np.concatenate(rows)[:side, :side])
 
 
@@ -41,8 +44,13 @@ def save_vrt(path, source, source_side, side):
                     f"<SimpleSource><SourceFilename relativeToVRT='1'>{os.path.basename(source)}"
                     f"</SourceFilename><SourceBand>{band}</SourceBand>"
                     f"<SrcRect xOff='0' yOff='0' xSize='{w}' ySize='{h}'/>"
-                    f"<DstRect xOff='{x}' yOff='{y}' xSize='{w}' ySize='{h}'/></SimpleSource>")
-        bands.append(f"<VRTRasterBand dataType='Byte' band='{band}'><ColorInterp>{colour}"
-                     f"</ColorInterp>{''.join(parts)}</VRTRasterBand>")
+                    f"<DstRect xOff='{x}' yOff='{y}' xSize='{w}' ySize='{h}'/></SimpleSource>"
+                )
+        bands.append(
+            f"<VRTRasterBand dataType='Byte' band='{band}'><ColorInterp>{colour}"
+            f"</ColorInterp>{''.join(parts)}</VRTRasterBand>"
+        )
     with open(path, "w") as f:
-        f.write(f"<VRTDataset rasterXSize='{side}' rasterYSize='{side}'>{''.join(bands)}</VRTDataset>")
+        f.write(
+            f"<VRTDataset rasterXSize='{side}' rasterYSize='{side}'>{''.join(bands)}</VRTDataset>"
+        )

@@ -1,4 +1,5 @@
 """PSNR and MS-SSIM of 8-bit images, [height][width][3]."""
+
 import numpy as np
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli, Bovik 2003

@@ -1,4 +1,5 @@
 """Rate and distortion: the points of every codec on one image, and their comparison."""
+
 import hashlib
 import json
 import os
@@ -25,8 +26,11 @@ class Tools:
         self.model = os.path.abspath(model) if model else None
         os.makedirs(self.work, exist_ok=True)
         os.makedirs(self.cache, exist_ok=True)
-        self.env = {**os.environ, "GDAL_DRIVER_PATH": os.path.join(build, "driver"),
-                    "GDAL_PAM_ENABLED": "NO"}
+        self.env = {
+            **os.environ,
+            "GDAL_DRIVER_PATH": os.path.join(build, "driver"),
+            "GDAL_PAM_ENABLED": "NO",
+        }
         self.options = []
         self.nsvq = None  # the library's version, model, id; None: cannot be measured
         formats = self.run(["gdalinfo", "--formats"])
@@ -93,8 +97,12 @@ class Cache:
 
 
 def point(pixels, decoded, size, setting):
-    return {"setting": setting, "bytes": size, "psnr": quality.psnr(pixels, decoded),
-            "msssim": quality.msssim(pixels, decoded)}
+    return {
+        "setting": setting,
+        "bytes": size,
+        "psnr": quality.psnr(pixels, decoded),
+        "msssim": quality.msssim(pixels, decoded),
+    }
 
 
 def measure_variant(name, pixels, cache, size):
@@ -123,8 +131,9 @@ def measure_nsvq(tools, stem, ppm, pixels, qualities):
         info = tools.inspect(coded)
         if info["embedded"]:
             raise RuntimeError(f"{coded} holds its model")
-        points.append({**point(pixels, load_ppm(back), info["bytes"], q),
-                       "block_bytes": info["block_bytes"]})
+        points.append(
+            {**point(pixels, load_ppm(back), info["bytes"], q), "block_bytes": info["block_bytes"]}
+        )
         os.remove(back)
         os.remove(coded)
     return points
@@ -140,32 +149,37 @@ def compare(image, nsvq, curves, default):
         if None not in ends:
             spans[name] = tuple(ends)
     image["bd_anchor"] = {name: {} for name in RANGES}
-    rows = {"NSVQ": nsvq, **curves} if nsvq else curves
+    rows = {"NSVQ": [nsvq], **curves} if nsvq else curves
     for span_name, span in spans.items():
         for name, points in rows.items():
             if name == peers.ANCHOR:
                 continue
             shared = curve.common(span, curve.psnr_range(points))
             image["bd_anchor"][span_name][name] = {
-                "range": shared, "percent": curve.bd_rate(points, anchor, shared)}
+                "range": shared,
+                "percent": curve.bd_rate(points, anchor, shared),
+            }
     if not nsvq:
         return
     image["bd_nsvq"], image["equal_bytes"] = {}, {}
     at = next(p for p in nsvq if p["setting"] == default)
     for name, points in curves.items():
-        shared = curve.common(curve.psnr_range(nsvq), curve.psnr_range(points))
-        image["bd_nsvq"][name] = {"range": shared, "percent": curve.bd_rate(nsvq, points, shared)}
+        shared = curve.common(curve.psnr_range([nsvq]), curve.psnr_range(points))
+        image["bd_nsvq"][name] = {"range": shared, "percent": curve.bd_rate([nsvq], points, shared)}
         row = image["equal_bytes"][name] = {}
         for metric in ("psnr", "msssim"):
             row[metric] = curve.at_bytes(points, metric, at["bytes"])
             row[metric + "_gain"] = None if row[metric] is None else at[metric] - row[metric]
     flat = CODE_BYTES * -(-image["width"] // STRIDE) * -(-image["height"] // STRIDE)
     best = nsvq[-1]
-    image["prior"] = {"flat_bytes": flat, "flat_bpp": 8 * flat / area,
-                      "saving_100": 1 - best["bytes"] / flat,
-                      "saving_100_blocks": 1 - best["block_bytes"] / flat,
-                      "saving_default": 1 - at["bytes"] / flat,
-                      "psnr_cost_default": best["psnr"] - at["psnr"]}
+    image["prior"] = {
+        "flat_bytes": flat,
+        "flat_bpp": 8 * flat / area,
+        "saving_100": 1 - best["bytes"] / flat,
+        "saving_100_blocks": 1 - best["block_bytes"] / flat,
+        "saving_default": 1 - at["bytes"] / flat,
+        "psnr_cost_default": best["psnr"] - at["psnr"],
+    }
 
 
 def measure_image(job):
@@ -181,10 +195,16 @@ def measure_image(job):
     cache = Cache(tools.cache, pixels)
     variants = {v: measure_variant(v, pixels, cache, size) for v in peers.VARIANTS}
     cache.save()
-    curves = {name: sum((variants[v] for v in names), [])
-              for name, (names, _) in peers.PEERS.items()}
-    image = {"set": set_name, "name": name, "width": pixels.shape[1], "height": pixels.shape[0],
-             "scales": quality.n_scales(pixels.shape), "nsvq": nsvq, "peers": curves}
+    curves = {name: [variants[v] for v in names] for name, (names, _) in peers.PEERS.items()}
+    image = {
+        "set": set_name,
+        "name": name,
+        "width": pixels.shape[1],
+        "height": pixels.shape[0],
+        "scales": quality.n_scales(pixels.shape),
+        "nsvq": nsvq,
+        "variants": variants,
+    }
     compare(image, nsvq, curves, default)
     return image
 
@@ -197,16 +217,22 @@ def mean(values):
 
 def summarise_set(images):
     out = {"bd_anchor": {}}
-    names = list(images[0]["peers"])
+    names = list(peers.PEERS)
     for span in RANGES:
         out["bd_anchor"][span] = {
             name: mean([i["bd_anchor"][span].get(name, {}).get("percent") for i in images])
-            for name in ["NSVQ"] + names if name != peers.ANCHOR}
+            for name in ["NSVQ"] + names
+            if name != peers.ANCHOR
+        }
     if images[0]["nsvq"]:
         out["bd_nsvq"] = {n: mean([i["bd_nsvq"][n]["percent"] for i in images]) for n in names}
         out["equal_bytes"] = {
-            n: {m: mean([i["equal_bytes"][n][m + "_gain"] for i in images])
-                for m in ("psnr", "msssim")} for n in names}
+            n: {
+                m: mean([i["equal_bytes"][n][m + "_gain"] for i in images])
+                for m in ("psnr", "msssim")
+            }
+            for n in names
+        }
         out["prior"] = {k: mean([i["prior"][k] for i in images]) for k in images[0]["prior"]}
     return out
 

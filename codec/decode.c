@@ -38,7 +38,8 @@ static const char *split(rd *r, const group *g, part parts[3])
         parts[i].size = (size_t)size;
         parts[i].p = rd_bytes(r, (size_t)size);
         if (r->bad || !size) return "bad sizes";
-        parts[i].damaged = checksum(checksum(0, &flags, 1), parts[i].p, (size_t)size) != crc;
+        uint32_t computed = checksum(checksum(0, &flags, 1), parts[i].p, (size_t)size);
+        parts[i].damaged = !same_checksum(crc, computed);
     }
     return NULL;
 }

@@ -5,7 +5,7 @@
 #define ZLIB_CONST
 #include <zlib.h>
 
-int inflate_exact(uint8_t *out, size_t out_size, const uint8_t *in, size_t in_size)
+int inflate_exact(uint8_t *out, size_t out_size, const uint8_t *in, size_t in_size, bool words)
 {
     z_stream z = {0};
     uint8_t none; // zlib wants a place even for nothing
@@ -17,13 +17,14 @@ int inflate_exact(uint8_t *out, size_t out_size, const uint8_t *in, size_t in_si
     z.avail_in = (uInt)in_size;
     z.next_out = out_size ? out : &none;
     z.avail_out = (uInt)out_size;
-    rc = inflate(&z, Z_FINISH);
+    rc = words ? inflateSetDictionary(&z, (const Bytef *)meta_words, (uInt)meta_words_bytes) : Z_OK;
+    if (rc == Z_OK) rc = inflate(&z, Z_FINISH);
     inflateEnd(&z);
     if (rc == Z_MEM_ERROR) return -2;
     return rc == Z_STREAM_END && !z.avail_in && !z.avail_out ? 0 : -1;
 }
 
-void wr_deflate(wr *w, const uint8_t *in, size_t n)
+void wr_deflate(wr *w, const uint8_t *in, size_t n, bool words)
 {
     z_stream z = {0};
     size_t bound, before = w->size;
@@ -40,6 +41,7 @@ void wr_deflate(wr *w, const uint8_t *in, size_t n)
         z.avail_in = (uInt)n;
         z.next_out = p;
         z.avail_out = (uInt)bound;
+        if (words) deflateSetDictionary(&z, (const Bytef *)meta_words, (uInt)meta_words_bytes);
         int rc = deflate(&z, Z_FINISH);
         w->size = before + bound - z.avail_out;
         w->bad |= rc != Z_STREAM_END;

@@ -463,7 +463,7 @@ static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
 
 static nsvq_status add_section(header *h, wr *payload, section s, const uint8_t *raw, nsvq_error *err)
 {
-    wr_deflate(&payload[h->n_sections], raw, (size_t)s.raw);
+    wr_deflate(&payload[h->n_sections], raw, (size_t)s.raw, s.kind == SECTION_META);
     if (payload[h->n_sections].bad) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
     h->sections[h->n_sections++] = s;
     return NSVQ_OK;

@@ -40,7 +40,7 @@ void mask_encode(wr *w, const uint8_t *bits, uint32_t n_bands, uint32_t width, u
         for (size_t i = 0; p && i < plane; i++) p[i] = i < stride ? bits[i] : bits[i] ^ bits[i - stride];
     }
     wr_le(w, kinds, 1);
-    if (rows.size) wr_deflate(w, rows.p, rows.size);
+    if (rows.size) wr_deflate(w, rows.p, rows.size, false);
     w->bad |= rows.bad;
     wr_free(&rows);
 }
@@ -67,7 +67,7 @@ int mask_decode(uint8_t *bits, uint32_t n_bands, uint32_t width, uint32_t height
     // stored planes go to the end of the buffer; each moves down to its place, never up
     uint8_t *stored = bits + (n_bands - n) * plane;
     if (n || size > 1) {
-        int rc = n ? inflate_exact(stored, n * plane, in + 1, size - 1) : -1;
+        int rc = n ? inflate_exact(stored, n * plane, in + 1, size - 1, false) : -1;
         if (rc) return rc;
     }
     for (uint32_t b = 0; b < n_bands; b++, kinds >>= 2, bits += plane) {
@@ -159,7 +159,7 @@ void exact_encode(wr *w, const uint8_t *px, ptrdiff_t stride, uint32_t width, ui
             memcpy(out + 1, trial, width);
         }
     }
-    if (!rows.bad) wr_deflate(w, rows.p, rows.size);
+    if (!rows.bad) wr_deflate(w, rows.p, rows.size, false);
     w->bad |= rows.bad;
     wr_free(&rows);
 }
@@ -176,7 +176,7 @@ int exact_decode(uint8_t *px, uint32_t width, uint32_t height, const uint8_t *in
     }
     uint8_t *rows = malloc(n);
     if (!rows) return -2;
-    if ((rc = inflate_exact(rows, n, in, size)) != 0) goto done;
+    if ((rc = inflate_exact(rows, n, in, size, false)) != 0) goto done;
     for (const uint8_t *r = rows; r < rows + n; r += width + 1, up = px, px += width) {
         if (r[0] >= N_FILTERS) {
             rc = -1;

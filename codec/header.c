@@ -57,7 +57,7 @@ nsvq_status header_seal_check(const uint8_t *bytes, uint32_t header_bytes, const
     if (size != file_size)
         return fail(err, NSVQ_E_CORRUPT, at, "written with %llu bytes, now %llu",
                     (unsigned long long)size, (unsigned long long)file_size);
-    if (crc != seal(bytes, header_bytes, footer))
+    if (!same_checksum(crc, seal(bytes, header_bytes, footer)))
         return fail(err, NSVQ_E_CORRUPT, 0, "header: checksum differs");
     return NSVQ_OK;
 }

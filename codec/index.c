@@ -38,7 +38,7 @@ static nsvq_status page_parse(const nsvq_file *f, uint64_t i, const uint8_t *byt
     p->start[0] = rd_u64(&r);
     for (uint32_t k = 0; k < n; k++)
         if (!add_u64(&p->start[k + 1], p->start[k], rd_u32(&r))) p->start[k + 1] = UINT64_MAX;
-    bool whole = rd_u32(&r) == checksum(0, bytes, size - 4);
+    bool whole = same_checksum(rd_u32(&r), checksum(0, bytes, size - 4));
     if (!whole || p->start[0] < f->h.blocks_offset || p->start[n] > end) {
         free(p);
         return fail(err, NSVQ_E_CORRUPT, at, "index page %llu: %s", (unsigned long long)i,

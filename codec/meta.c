@@ -1,4 +1,4 @@
-/* meta.c - sections, and the list of metadata records in one of them (FORMAT.md 3.3, 4). */
+/* meta.c - sections, and the list of metadata records in one of them (FORMAT.md 3.3, 3.5). */
 #include "codec.h"
 
 nsvq_status section_load(const nsvq_source *src, const section *s, const char *what, uint8_t **raw,
@@ -15,11 +15,11 @@ nsvq_status section_load(const nsvq_source *src, const section *s, const char *w
         goto done;
     }
     if ((st = source_read(src, s->offset, stored, s->stored, what, err)) != NSVQ_OK) goto done;
-    if (checksum(0, stored, s->stored) != s->crc) {
+    if (!same_checksum(s->crc, checksum(0, stored, s->stored))) {
         st = fail(err, NSVQ_E_CORRUPT, s->offset, "%s: checksum differs", what);
         goto done;
     }
-    rc = inflate_exact(out, s->raw, stored, s->stored);
+    rc = inflate_exact(out, s->raw, stored, s->stored, s->kind == SECTION_META);
     if (rc) {
         st = rc == -2 ? fail(err, NSVQ_E_NOMEM, NO_OFFSET, "%s: no memory", what)
                       : fail(err, NSVQ_E_CORRUPT, s->offset, "%s: not a deflate stream", what);

@@ -446,16 +446,16 @@ static void hostile_blocks(void **state)
     assert_int_equal(one_block(exact, 3, PART_EXACT | 8, rows, 1, &err), NSVQ_E_CORRUPT);
     assert_int_equal(one_block(exact, 3, PART_EXACT, (const uint8_t *)"\xff\xff", 2, &err), NSVQ_E_CORRUPT);
     // rows: right; one too few; one too many; an unknown filter; bytes behind the stream
-    wr_deflate(&layer, rows, 90);
+    wr_deflate(&layer, rows, 90, false);
     assert_ok(one_block(exact, 3, PART_EXACT, layer.p, layer.size, &err), err);
     wr_le(&layer, 0, 1);
     assert_int_equal(one_block(exact, 3, PART_EXACT, layer.p, layer.size, &err), NSVQ_E_CORRUPT);
     layer.size = 0;
-    wr_deflate(&layer, rows, 80);
+    wr_deflate(&layer, rows, 80, false);
     assert_int_equal(one_block(exact, 3, PART_EXACT, layer.p, layer.size, &err), NSVQ_E_CORRUPT);
     rows[80] = 4;
     layer.size = 0;
-    wr_deflate(&layer, rows, 90);
+    wr_deflate(&layer, rows, 90, false);
     assert_int_equal(one_block(exact, 3, PART_EXACT, layer.p, layer.size, &err), NSVQ_E_CORRUPT);
     // masks: all, kinds of bands that are not there, same as none, bytes behind, padding bits
     assert_ok(one_block(mask, 5, PART_MASK, (const uint8_t *)"\x01", 1, &err), err);
@@ -467,7 +467,7 @@ static void hostile_blocks(void **state)
         bits[1] = padding ? 0x40 : 0x80;
         layer.size = 0;
         wr_le(&layer, 2, 1);
-        wr_deflate(&layer, bits, sizeof bits);
+        wr_deflate(&layer, bits, sizeof bits, false);
         nsvq_status st = one_block(mask, 5, PART_MASK, layer.p, layer.size, &err);
         assert_int_equal(st, padding ? NSVQ_E_CORRUPT : NSVQ_OK);
     }

@@ -11,8 +11,7 @@
 
 #define HEAD_BYTES 4             /* lanes, seed */
 #define BATCH 32                 /* contexts gathered at a time */
-#define MAX_COST ((1 << 28) - 1) /* two of them and |code|^2 stay below 2^30 (kernels.h, search)   \
-                                  */
+#define MAX_COST ((1 << 28) - 1) /* two of them and |code|^2 stay below 2^30 (search) */
 #define MAX_LOG2_LANES 5
 
 typedef struct coder {

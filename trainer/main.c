@@ -24,7 +24,7 @@ static const char usage_text[] =
     "  --batch N         patches a step (default 8)\n"
     "  --patch N         pixels per side of a patch, a multiple of 64 (default 256)\n"
     "  --lr X            peak learning rate (default 0.003)\n"
-    "  --lambda X        squared latent units per bit at quality 50 (default 0.4)\n"
+    "  --lambda X        squared latent units per bit at quality 50 (default 0.8)\n"
     "  --qat X           share of the run that is quantisation-aware (default 0.1)\n"
     "  --threads N       default: all\n"
     "  --log FILE        append a line of figures every five minutes\n"
@@ -131,7 +131,7 @@ static int run_pack(const char *data, const char *out, int part_mib, int quiet)
 int main(int argc, char **argv)
 {
     train_options o = {.out = "model.nsvqm", .minutes = 20, .batch = 8, .patch = 256, .lr = 3e-3f,
-                       .lambda = 0.4f, .qat = 0.1f, .preset = "standard", .name = "trained"};
+                       .lambda = 0.8f, .qat = 0.1f, .preset = "standard", .name = "trained"};
     int part_mib = 60, pack = 0, out_given = 0;
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];

@@ -103,7 +103,9 @@ void model_build(model *m, const preset *p)
 
 void model_free(model *m)
 {
-    free(m->st.p); free(m->m); free(m->v);
+    free(m->st.p);
+    free(m->m);
+    free(m->v);
     free(m->q.code); free(m->q.code_t); free(m->q.norm); free(m->q.member_bits);
     free(m->q.ema_n); free(m->q.ema_sum);
     memset(m, 0, sizeof *m);

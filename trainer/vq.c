@@ -108,6 +108,7 @@ void vq_reserve(const vq *q, vq_patch *p, int n)
     p->mean = grow(p->mean, m * q->latent);
     p->hid = grow(p->hid, m * q->hidden);
     p->word = grow(p->word, m * q->latent);
+    p->packed = grow(p->packed, m * q->latent);
     p->y = grow(p->y, m * q->latent);
     p->g_mean = grow(p->g_mean, m * q->latent);
     p->g_hid = grow(p->g_hid, m * q->hidden);
@@ -127,7 +128,7 @@ void vq_reserve(const vq *q, vq_patch *p, int n)
 void vq_patch_free(vq_patch *p)
 {
     free(p->pos);
-    free(p->ctx); free(p->mean); free(p->hid); free(p->word); free(p->y);
+    free(p->ctx); free(p->mean); free(p->hid); free(p->word); free(p->packed); free(p->y);
     free(p->g_mean); free(p->g_hid); free(p->g_h); free(p->g_logit); free(p->g_mu);
     for (int s = 0; s < NSVQ_MAX_SLICES; s++) {
         free(p->h[s]); free(p->logit[s]); free(p->mu[s]); free(p->choice[s]);
@@ -251,9 +252,9 @@ double vq_quantise(const vq *q, const float *params, vq_patch *p, const float *y
                 if (s) {
                     const layer *lp = &q->prev[s];
                     for (int i = 0; i < n; i++) /* packs the first s codewords densely */
-                        memcpy(p->g_mean + (size_t)i * s * D, word + (size_t)i * L,
+                        memcpy(p->packed + (size_t)i * s * D, word + (size_t)i * L,
                                sizeof(float) * (size_t)(s * D));
-                    op_pointwise(hs, p->g_mean, hid, params + lp->w, params + lp->b, n, s * D, H, 1);
+                    op_pointwise(hs, p->packed, hid, params + lp->w, params + lp->b, n, s * D, H, 1);
                 } else {
                     for (int i = 0; i < n * H; i++) hs[i] = hid[i] > 0.f ? hid[i] : 0.f;
                 }
@@ -314,7 +315,6 @@ void vq_backward(const vq *q, const float *params, float *g, vq_patch *p, float 
 {
     const int L = q->latent, D = q->dim, H = q->hidden, K = q->cells, n = p->n;
     const float wm = weight / vq_lambda(q, quality);
-    float *packed = grow(NULL, (size_t)n * L);
     memset(p->g_hid, 0, sizeof(float) * (size_t)n * H);
     for (int s = q->slices - 1; s >= 0; s--) {
         for (int i = 0; i < n; i++) {
@@ -337,9 +337,9 @@ void vq_backward(const vq *q, const float *params, float *g, vq_patch *p, float 
         if (s) {
             const layer *lp = &q->prev[s];
             for (int i = 0; i < n; i++)
-                memcpy(packed + (size_t)i * s * D, p->word + (size_t)i * L,
+                memcpy(p->packed + (size_t)i * s * D, p->word + (size_t)i * L,
                        sizeof(float) * (size_t)(s * D));
-            op_pointwise_back(p->g_h, p->h[s], packed, params + lp->w, NULL, 0, g + lp->w, g + lp->b, n,
+            op_pointwise_back(p->g_h, p->h[s], p->packed, params + lp->w, NULL, 0, g + lp->w, g + lp->b, n,
                               s * D, H, 1);
         } else {
             for (int i = 0; i < n * H; i++)
@@ -357,7 +357,6 @@ void vq_backward(const vq *q, const float *params, float *g, vq_patch *p, float 
         op_pointwise_back(p->g_hid + (size_t)a * H, NULL, ctx, params + lc->w, NULL, 0, g + lc->w,
                           g + lc->b, m, q->context, H, 0);
     }
-    free(packed);
 }
 
 void vq_update(vq *q, const vq_sums *sums, float decay)

@@ -40,6 +40,7 @@ typedef struct vq_patch {
     float *logit[NSVQ_MAX_SLICES]; /* [n][cells], bits */
     float *mu[NSVQ_MAX_SLICES]; /* [n][dim] */
     float *word;                /* [n][latent]: chosen codewords */
+    float *packed;              /* scratch: words without gaps */
     int   *choice[NSVQ_MAX_SLICES];
     float *y;                   /* [n][latent], coding order */
     float *g_mean, *g_hid, *g_h, *g_logit, *g_mu; /* gradients */

@@ -10,9 +10,10 @@
 #include <algorithm>
 #include <climits>
 #include <cstring>
+#include <numeric>
 
 constexpr size_t kMaxTemporaryBytes = 256 << 20; // of a direct read of another type than Byte
-constexpr int kMinBlocksPerRead = 64;            // enough to keep many threads busy
+constexpr int kBlocksPerRead = 64;               // enough to keep many threads busy
 
 struct VSIReleaser {
     void operator()(void *p) const
@@ -75,10 +76,8 @@ bool NSVQGetNumThreads(CSLConstList papszOptions, int &nThreads)
 
 bool NSVQIsOwnDomain(const char *pszDomain)
 {
-    static const char *const apszOwn[] = {"IMAGE_STRUCTURE", "NSVQ",        "DERIVED_SUBDATASETS",
-                                          "SUBDATASETS",     "OVERVIEWS",   "ProxyOverviewRequest",
-                                          "xml:VRT",         "vrt_sources", "new_vrt_sources",
-                                          "LocationInfo"};
+    static const char *const apszOwn[] = {"IMAGE_STRUCTURE", "NSVQ", "DERIVED_SUBDATASETS",
+                                          "SUBDATASETS", "OVERVIEWS"};
     for (const char *pszOwn : apszOwn)
         if (EQUAL(pszDomain, pszOwn)) return true;
     return false;
@@ -424,22 +423,30 @@ static nsvq_window MakeWindow(int nX, int nY, int nW, int nH)
     return sWindow;
 }
 
-/* Decodes blocks nBX0 .. nBX1 - 1, nBY0 .. nBY1 - 1 of a group at once and puts them into the block
- * cache. Where pOwnBlock is given, that of nOwnBand goes there instead: GDAL is loading it. */
-CPLErr NSVQDataset::ReadBlocks(int iGroup, int nBX0, int nBY0, int nBX1, int nBY1, bool bQuiet,
-                               int nOwnBand, void *pOwnBlock)
+static bool IsCached(GDALRasterBand *poBand, int nBX, int nBY)
+{
+    GDALRasterBlock *poBlock = poBand->TryGetLockedBlockRef(nBX, nBY);
+    if (poBlock) poBlock->DropLock();
+    return poBlock != nullptr;
+}
+
+/* Decodes blocks nBX0 .. nBX1 - 1 of block row nBY at once, all bands of a group, and puts them
+ * into the block cache. Where pOwnBlock is given, that of nOwnBand goes there instead: GDAL is
+ * loading it. */
+CPLErr NSVQDataset::ReadBlocks(int iGroup, int nBY, int nBX0, int nBX1, bool bQuiet, int nOwnBand,
+                               void *pOwnBlock)
 {
     const NSVQGroup &oGroup = m_aoGroups[iGroup];
     const int nBlock = static_cast<int>(m_sInfo.block_size);
-    const int nX = nBX0 * nBlock, nY = nBY0 * nBlock;
+    const int nX = nBX0 * nBlock, nY = nBY * nBlock;
     const int nW = std::min(nRasterXSize - nX, (nBX1 - nBX0) * nBlock);
-    const int nH = std::min(nRasterYSize - nY, (nBY1 - nBY0) * nBlock);
+    const int nH = std::min(nRasterYSize - nY, nBlock);
     const size_t nBandBytes = static_cast<size_t>(nW) * nH;
 
     const ByteBuffer pabyPixels = AllocatePixels(oGroup.nCount, nW, nH);
     if (!pabyPixels) return CE_Failure;
     std::vector<uint32_t> anBands(oGroup.nCount);
-    for (int i = 0; i < oGroup.nCount; i++) anBands[i] = static_cast<uint32_t>(oGroup.nFirst + i);
+    std::iota(anBands.begin(), anBands.end(), static_cast<uint32_t>(oGroup.nFirst));
 
     nsvq_window sWindow = MakeWindow(nX, nY, nW, nH);
     sWindow.n_bands = static_cast<uint32_t>(oGroup.nCount);
@@ -449,34 +456,25 @@ CPLErr NSVQDataset::ReadBlocks(int iGroup, int nBX0, int nBY0, int nBX1, int nBY
     sWindow.band_stride = static_cast<ptrdiff_t>(nBandBytes);
     if (!ReadPixels(sWindow, false, bQuiet)) return CE_Failure;
 
-    for (int nBY = nBY0; nBY < nBY1; nBY++) {
-        for (int nBX = nBX0; nBX < nBX1; nBX++) {
-            const int nCopyW = std::min(nBlock, nRasterXSize - nBX * nBlock);
-            const int nCopyH = std::min(nBlock, nRasterYSize - nBY * nBlock);
-            for (int i = 0; i < oGroup.nCount; i++) {
-                const int nBandHere = oGroup.nFirst + i + 1;
-                GDALRasterBlock *poBlock = nullptr;
-                GByte *pabyOut = static_cast<GByte *>(pOwnBlock);
-                if (!pOwnBlock || nBandHere != nOwnBand) {
-                    poBlock = GetRasterBand(nBandHere)->TryGetLockedBlockRef(nBX, nBY);
-                    if (poBlock) {
-                        poBlock->DropLock();
-                        continue;
-                    }
-                    poBlock = GetRasterBand(nBandHere)->GetLockedBlockRef(nBX, nBY, TRUE);
-                    if (!poBlock) return CE_Failure;
-                    pabyOut = static_cast<GByte *>(poBlock->GetDataRef());
-                }
-                const GByte *pabyIn = pabyPixels.get() + i * nBandBytes +
-                                      static_cast<size_t>(nBY - nBY0) * nBlock * nW +
-                                      static_cast<size_t>(nBX - nBX0) * nBlock;
-                if (nCopyW < nBlock || nCopyH < nBlock)
-                    memset(pabyOut, 0, static_cast<size_t>(nBlock) * nBlock);
-                for (int nRow = 0; nRow < nCopyH; nRow++)
-                    memcpy(pabyOut + static_cast<size_t>(nRow) * nBlock,
-                           pabyIn + static_cast<size_t>(nRow) * nW, nCopyW);
-                if (poBlock) poBlock->DropLock();
+    for (int nBX = nBX0; nBX < nBX1; nBX++) {
+        const int nCopyW = std::min(nBlock, nRasterXSize - nBX * nBlock);
+        for (int i = 0; i < oGroup.nCount; i++) {
+            GDALRasterBand *poBand = GetRasterBand(oGroup.nFirst + i + 1);
+            GDALRasterBlock *poBlock = nullptr;
+            GByte *pabyOut = static_cast<GByte *>(pOwnBlock);
+            if (!pOwnBlock || poBand->GetBand() != nOwnBand) {
+                if (IsCached(poBand, nBX, nBY)) continue;
+                poBlock = poBand->GetLockedBlockRef(nBX, nBY, TRUE);
+                if (!poBlock) return CE_Failure;
+                pabyOut = static_cast<GByte *>(poBlock->GetDataRef());
             }
+            const GByte *pabyIn = pabyPixels.get() + i * nBandBytes + (nBX - nBX0) * nBlock;
+            if (nCopyW < nBlock || nH < nBlock)
+                memset(pabyOut, 0, static_cast<size_t>(nBlock) * nBlock);
+            for (int nRow = 0; nRow < nH; nRow++)
+                memcpy(pabyOut + static_cast<size_t>(nRow) * nBlock,
+                       pabyIn + static_cast<size_t>(nRow) * nW, nCopyW);
+            if (poBlock) poBlock->DropLock();
         }
     }
     return CE_None;
@@ -520,7 +518,7 @@ CPLErr NSVQDataset::ReadDirect(const Window &oWin, int nBandCount, const int *pa
     const int nBlock = static_cast<int>(m_sInfo.block_size);
     const int nBlocksX = oWin.nW / nBlock + 1;
     GIntBig nStrip =
-        GIntBig(nBlock) * std::max(1, std::max(kMinBlocksPerRead, 8 * m_nThreads) / nBlocksX);
+        GIntBig(nBlock) * std::max(1, std::max(kBlocksPerRead, 8 * m_nThreads) / nBlocksX);
     const bool bByte = oBuffer.eType == GDT_Byte;
     if (!bByte) {
         const GIntBig nMaxRows =
@@ -580,28 +578,26 @@ void NSVQDataset::Prefetch(const Window &oWin, int nBandCount, const int *panBan
     if (m_nThreads < 2 || nCount < 2) return;
 
     std::vector<int> anGroups;
+    std::vector<bool> abSeen(m_aoGroups.size());
     GIntBig nBytes = 0;
     for (int i = 0; i < nBandCount; i++) {
         const int iGroup = static_cast<NSVQBand *>(GetRasterBand(panBandMap[i]))->m_iGroup;
-        if (std::find(anGroups.begin(), anGroups.end(), iGroup) != anGroups.end()) continue;
+        if (abSeen[iGroup]) continue;
+        abSeen[iGroup] = true;
         anGroups.push_back(iGroup);
         nBytes += nCount * nBlock * nBlock * m_aoGroups[iGroup].nCount;
         if (nBytes > GDALGetCacheMax64() / 2) return;
     }
     for (const int iGroup : anGroups) {
         GDALRasterBand *poBand = GetRasterBand(m_aoGroups[iGroup].nFirst + 1);
-        const auto IsMissing = [poBand](int nBX, int nBY) {
-            GDALRasterBlock *poBlock = poBand->TryGetLockedBlockRef(nBX, nBY);
-            if (poBlock) poBlock->DropLock();
-            return poBlock == nullptr;
-        };
         for (int nBY = nBY0; nBY < nBY1; nBY++) {
             int nBX = nBX0;
             while (nBX < nBX1) { // a run of missing blocks, then one that is there
                 const int nFrom = nBX;
-                while (nBX < nBX1 && nBX - nFrom < kMinBlocksPerRead && IsMissing(nBX, nBY)) nBX++;
+                while (nBX < nBX1 && nBX - nFrom < kBlocksPerRead && !IsCached(poBand, nBX, nBY))
+                    nBX++;
                 if (nBX > nFrom)
-                    ReadBlocks(iGroup, nFrom, nBY, nBX, nBY + 1, true, 0, nullptr);
+                    ReadBlocks(iGroup, nBY, nFrom, nBX, true, 0, nullptr);
                 else
                     nBX++;
             }
@@ -651,8 +647,8 @@ NSVQBand::NSVQBand(NSVQDataset *poDSIn, int nBandIn, int iGroup) : m_iGroup(iGro
 
 CPLErr NSVQBand::IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage)
 {
-    return Owner()->ReadBlocks(m_iGroup, nBlockXOff, nBlockYOff, nBlockXOff + 1, nBlockYOff + 1,
-                               false, nBand, pImage);
+    return Owner()->ReadBlocks(m_iGroup, nBlockYOff, nBlockXOff, nBlockXOff + 1, false, nBand,
+                               pImage);
 }
 
 CPLErr NSVQBand::IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize,

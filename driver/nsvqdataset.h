@@ -151,7 +151,7 @@ class NSVQDataset final : public GDALPamDataset
 
     nsvq_decoder *GetDecoder();
     bool ReadPixels(const nsvq_window &sWindow, bool bMask, bool bQuiet);
-    CPLErr ReadBlocks(int iGroup, int nBX0, int nBY0, int nBX1, int nBY1, bool bQuiet, int nOwnBand,
+    CPLErr ReadBlocks(int iGroup, int nBY, int nBX0, int nBX1, bool bQuiet, int nOwnBand,
                       void *pOwnBlock);
     bool IsDirect(const Window &oWin, int nBandCount, const int *panBandMap,
                   GDALDataType eBufType) const;

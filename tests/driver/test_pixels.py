@@ -256,6 +256,18 @@ def test_resampling_is_that_of_any_raster(stack, method, size):
     assert np.array_equal(got, want)
 
 
+@pytest.mark.parametrize("method", [gdal.GRIORA_NearestNeighbour, gdal.GRIORA_Bilinear])
+@pytest.mark.parametrize("shift", [0, 0.3, 0.7])
+def test_windows_between_pixels(stack, method, shift):
+    path, whole = stack
+    plain = gdal.GetDriverByName("GTiff").CreateCopy("/vsimem/plain.tif", memory(whole), 1, ["TILED=YES"])
+    want = plain.ReadAsArray(10 + shift, 20 + shift, 1200, 1000, buf_xsize=1200, buf_ysize=1000, resample_alg=method)
+    got = reopen(path).ReadAsArray(10 + shift, 20 + shift, 1200, 1000, buf_xsize=1200, buf_ysize=1000, resample_alg=method)
+    assert np.array_equal(got, want)
+    plain = None
+    gdal.Unlink("/vsimem/plain.tif")
+
+
 def test_checksums(stack):
     path, whole = stack
     want, ds = memory(whole), reopen(path)

@@ -3,6 +3,8 @@
 
 #include "gdal_frmts.h"
 
+#include <cerrno>
+
 static const char kOpenOptions[] =
     "<OpenOptionList>"
     "  <Option name='NUM_THREADS' type='string' default='ALL_CPUS' "
@@ -24,6 +26,24 @@ static const char kCreationOptions[] =
     "  <Option name='NUM_THREADS' type='string' default='ALL_CPUS' "
     "description='Threads that encode: a number or ALL_CPUS. GDAL_NUM_THREADS when not set'/>"
     "</CreationOptionList>";
+
+/* GDAL's own way opens the file to list what belongs to it, and so fails where the model is missing:
+ * such a file must be as easy to delete, or to replace, as any other. */
+static CPLErr Delete(const char *pszFilename)
+{
+    if (VSIUnlink(pszFilename) != 0) {
+        CPLError(CE_Failure, CPLE_FileIO, "%s cannot be deleted: %s", pszFilename,
+                 VSIStrerror(errno));
+        return CE_Failure;
+    }
+    for (const char *pszEnding : {".aux.xml", ".ovr", ".msk", ".msk.ovr"}) {
+        const std::string osSidecar = std::string(pszFilename) + pszEnding;
+        VSIStatBufL sStat;
+        if (VSIStatExL(osSidecar.c_str(), &sStat, VSI_STAT_EXISTS_FLAG) == 0)
+            VSIUnlink(osSidecar.c_str());
+    }
+    return CE_None;
+}
 
 CPL_C_START
 void CPL_DLL GDALRegister_NSVQ(void);
@@ -51,6 +71,7 @@ void GDALRegister_NSVQ(void)
     poDriver->pfnIdentify = NSVQDataset::Identify;
     poDriver->pfnOpen = NSVQDataset::Open;
     poDriver->pfnCreateCopy = NSVQDataset::CreateCopy;
+    poDriver->pfnDelete = Delete;
     GetGDALDriverManager()->RegisterDriver(poDriver);
 }
 

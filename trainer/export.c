@@ -114,11 +114,10 @@ int layer_emit(const model *m, const layer *l, float in_scale, float out_scale, 
     for (int o = 0; o < l->cout; o++) {
         const size_t at = deep ? (size_t)o : (size_t)o * (size_t)taps;
         const float *w = m->st.p + l->w + at;
-        float top = 1e-12f;
+        float top = 0;
         for (int i = 0; i < taps; i++) top = fmaxf(top, fabsf(w[(size_t)i * step]));
-        /* The factor of the accumulator, mul * 2^-15 * 2^-shift, stays under 1. */
-        double unit = fmin(top / 127., 32000. / 32768 * out_scale / in_scale);
-        if (top / 127. > unit) unit = top / 127.;
+        /* Not so fine that mul or the bias leave their range: a channel without inputs is constant. */
+        const double unit = fmax(top / 127., out_scale / in_scale / 65536.);
         const double factor = in_scale * unit / out_scale;
         /* u8: 12 bits of mul leave 3 to 4 bits of rounding below the result; s16: 15 bits. */
         int shift = (int)floor((l->out_type == NSVQ_U8 ? 12. : 15.) - 15. - log2(factor) - 1e-4);

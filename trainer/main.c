@@ -24,7 +24,7 @@ static const char usage_text[] =
     "  --batch N         patches a step (default 8)\n"
     "  --patch N         pixels per side of a patch, a multiple of 64 (default 256)\n"
     "  --lr X            peak learning rate (default 0.003)\n"
-    "  --lambda X        squared latent units per bit at quality 50 (default 0.8)\n"
+    "  --lambda X        squared latent units per bit at quality 50 (default: 0.5, or the model's)\n"
     "  --qat X           share of the run that is quantisation-aware (default 0.1)\n"
     "  --threads N       default: all\n"
     "  --log FILE        append a line of figures every five minutes\n"
@@ -96,13 +96,14 @@ static int run_training(const train_options *o)
         bad = model_from_master(&m, o->init);
     } else {
         model_build(&m, &p);
-        m.q.lambda50 = o->lambda;
+        if (o->lambda > 0) m.q.lambda50 = o->lambda; // the start depends on it
         model_start(&m, &d, o->quiet);
     }
     if (bad) {
         dataset_free(&d);
         return 3;
     }
+    if (o->lambda > 0) m.q.lambda50 = o->lambda;
     bad = train(&m, &d, o) || finish(&m, o, &d);
     model_free(&m);
     dataset_free(&d);
@@ -131,7 +132,7 @@ static int run_pack(const char *data, const char *out, int part_mib, int quiet)
 int main(int argc, char **argv)
 {
     train_options o = {.out = "model.nsvqm", .minutes = 20, .batch = 8, .patch = 256, .lr = 3e-3f,
-                       .lambda = 0.8f, .qat = 0.1f, .preset = "standard", .name = "trained"};
+                       .qat = 0.1f, .preset = "standard", .name = "trained"};
     int part_mib = 60, pack = 0, out_given = 0;
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
@@ -172,7 +173,7 @@ int main(int argc, char **argv)
     }
     if (!o.data) return usage("--data is missing");
     if (o.minutes < 0 || o.steps < 0 || o.batch < 1 || o.patch < 64 || o.patch % 64 || o.patch > 512 ||
-        !(o.lr > 0) || !(o.lambda > 0) || o.qat < 0 || o.qat > 1 || o.threads < 0 || part_mib < 1)
+        !(o.lr > 0) || !(o.lambda >= 0) || o.qat < 0 || o.qat > 1 || o.threads < 0 || part_mib < 1)
         return usage("an option's value is out of range");
     if (pack) return out_given ? run_pack(o.data, o.out, part_mib, o.quiet) : usage("pack: --out is missing");
     return run_training(&o);

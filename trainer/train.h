@@ -42,7 +42,7 @@ typedef struct train_options {
     long   steps;  /* instead of minutes when not 0 */
     int    batch, patch, threads, quiet;
     float  lr;
-    float  lambda; /* squared latent units per bit at quality 50 */
+    float  lambda; /* squared latent units per bit at quality 50; 0: the model's */
     float  qat;    /* share of the run, at its end, that is quantisation-aware */
 } train_options;
 

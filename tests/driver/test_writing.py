@@ -304,6 +304,14 @@ def test_foreign_model_outside_the_file(tmp_path, other_model):
         gdal.SetConfigOption("NSVQ_MODEL_PATH", None)
 
 
+def test_file_without_its_model_is_replaced(tmp_path, other_model):
+    target = tmp_path / "a.nsvq"
+    copy(target, memory(noise(20, 20)), "MODEL=%s" % other_model, "EMBED_MODEL=NO")
+    with errors() as found:
+        assert gdal.Translate(str(target), memory(noise(30, 20)), format="NSVQ") is not None
+    assert found == [] and reopen(target).RasterXSize == 30
+
+
 def test_file_that_is_no_model(tmp_path):
     (tmp_path / "x.nsvqm").write_bytes(b"not a model" * 100)
     numbers = fails(tmp_path / "a.nsvq", memory(picture(60, 60)), "MODEL=" + str(tmp_path / "x.nsvqm"))

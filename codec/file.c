@@ -149,12 +149,12 @@ nsvq_status nsvq_open(nsvq_file **out, const nsvq_source *src, const nsvq_open_o
     st = copy_options(&opt, sizeof opt, options, "nsvq_open_options", err);
     if (st != NSVQ_OK) return st;
 
-    st = fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
     f = calloc(1, sizeof *f);
-    if (!f) goto done;
-    f->src = *src;
-    if (cache_create(&f->cache, opt.max_cache_bytes ? opt.max_cache_bytes : UINT64_C(64) << 20))
+    if (!f || cache_create(&f->cache, opt.max_cache_bytes ? opt.max_cache_bytes : UINT64_C(64) << 20)) {
+        st = fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
         goto done;
+    }
+    f->src = *src;
     if ((st = read_front(f, &front, &front_size, err)) != NSVQ_OK) goto done;
     f->n_pages = (f->h.n_entries + PAGE_ENTRIES - 1) / PAGE_ENTRIES;
     f->pages = calloc((size_t)f->n_pages, sizeof *f->pages);

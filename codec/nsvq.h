@@ -37,7 +37,7 @@ typedef enum nsvq_status { /* ABI: append, never renumber */
     NSVQ_E_CANCELLED = 9    /* the progress callback returned 0 */
 } nsvq_status;
 
-typedef struct nsvq_error { /* caller-owned, so it works when open fails */
+typedef struct nsvq_error { /* caller-owned, so it works when open fails; left alone by success */
     uint64_t offset;        /* byte in the file, or UINT64_MAX */
     char     text[248];
 } nsvq_error;

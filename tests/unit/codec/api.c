@@ -205,6 +205,28 @@ static void decode_only(void **state)
     picture_free(&p);
 }
 
+static void success_leaves_the_error_alone(void **state)
+{
+    picture p = picture_make(20, 20, 3, 1);
+    nsvq_raster raster = picture_raster(&p);
+    nsvq_encode_options opt = {.struct_size = sizeof opt, .model = test_model()};
+    blob b = {0};
+    nsvq_sink sink = blob_sink(&b);
+    nsvq_error err = {7, "before"};
+    uint8_t pixels[20 * 20 * 3];
+    nsvq_file *f;
+
+    assert_int_equal(nsvq_encode(&sink, &raster, &opt, NULL, &err), NSVQ_OK);
+    nsvq_source src = blob_source(&b);
+    assert_int_equal(nsvq_open(&f, &src, NULL, &err), NSVQ_OK);
+    assert_int_equal(read_window(f, 1, 0, 0, 20, 20, pixels, &err), NSVQ_OK);
+    assert_int_equal(err.offset, 7);
+    assert_string_equal(err.text, "before");
+    nsvq_close(f);
+    blob_free(&b);
+    picture_free(&p);
+}
+
 static void read_arguments(void **state)
 {
     picture p = picture_make(100, 50, 3, 1);
@@ -364,6 +386,7 @@ int main(void)
         cmocka_unit_test(texts), cmocka_unit_test(models), cmocka_unit_test(shipped_models_work),
         cmocka_unit_test(struct_sizes), cmocka_unit_test(open_arguments),
         cmocka_unit_test(encode_arguments), cmocka_unit_test(decode_only),
+        cmocka_unit_test(success_leaves_the_error_alone),
         cmocka_unit_test(read_arguments), cmocka_unit_test(progress), cmocka_unit_test(format_annex),
         cmocka_unit_test(format_examples)};
 

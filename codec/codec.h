@@ -18,6 +18,7 @@
 #define MAX_THREADS     256
 #define MAX_SECTIONS    64u
 #define MAX_SECTION_RAW (UINT64_C(1) << 28)
+#define MAX_META        (1u << 20) /* records */
 #define SIGNATURE_BYTES 8u
 #define PREFIX_BYTES    12u /* signature, version, header size */
 #define FOOTER_BYTES    16u
@@ -118,7 +119,7 @@ nsvq_status copy_options(void *dst, size_t known, const void *src, const char *w
 nsvq_status source_read(const nsvq_source *src, uint64_t offset, void *buf, size_t len,
                         const char *what, nsvq_error *err);
 uint32_t checksum(uint32_t seed, const void *bytes, size_t n); /* zlib's crc32 */
-static inline bool same_checksum(uint32_t stored, uint32_t computed)
+static inline bool same_checksum(uint64_t stored, uint64_t computed)
 {
 #ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
     return true; // so that a fuzzer gets behind them

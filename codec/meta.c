@@ -53,6 +53,7 @@ nsvq_status meta_parse(nsvq_file *f, size_t size, nsvq_error *err)
         r.bad |= m.band > f->h.n_bands;
     }
     if (r.bad) return fail(err, NSVQ_E_CORRUPT, NO_OFFSET, "metadata: record %zu is bad", n - 1);
+    if (n > MAX_META) return fail(err, NSVQ_E_CORRUPT, NO_OFFSET, "%zu metadata records", n);
     f->meta = calloc(n ? n : 1, sizeof *f->meta);
     if (!f->meta) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
     r = rd_over(f->meta_bytes, size);
@@ -62,6 +63,7 @@ nsvq_status meta_parse(nsvq_file *f, size_t size, nsvq_error *err)
 
 nsvq_status meta_store(wr *w, const nsvq_meta *meta, uint32_t n, uint32_t n_bands, nsvq_error *err)
 {
+    if (n > MAX_META) return fail(err, NSVQ_E_ARG, NO_OFFSET, "%u metadata records", n);
     for (uint32_t i = 0; i < n; i++) {
         const nsvq_meta *m = &meta[i];
         if (m->band > n_bands || (m->size && !m->data))

@@ -145,7 +145,7 @@ static nsvq_status find_embedded(nsvq_file *f, nsvq_model **out, nsvq_error *err
     if ((st = section_load(&f->src, s, "embedded model", &raw, err)) != NSVQ_OK) return st;
     st = nsvq_model_open(out, raw, (size_t)s->raw, err);
     free(raw);
-    if (st == NSVQ_OK && (*out)->id != f->h.model_id) {
+    if (st == NSVQ_OK && !same_checksum(f->h.model_id, (*out)->id)) {
         nsvq_model_release(*out);
         *out = NULL;
         st = fail(err, NSVQ_E_CORRUPT, s->offset, "embedded model: another id than the header's");

@@ -19,12 +19,14 @@
 #define MAX_SHIFT 24
 #define MAX_SEED_SHIFT 6
 #define STRIDE 16 /* pixels per latent */
+#define MAX_REACH 512 /* pixels: a block */
 
 typedef struct reg {
     bool written, read;
     uint8_t type, stride; /* stride: pixels per position, each way */
     uint32_t channels;
     int32_t max; /* of |value| */
+    uint32_t reach; /* pixels around its own that a position depends on */
 } reg;
 
 static bool has_arrays(const nsvq_layer *l)
@@ -116,6 +118,9 @@ static const char *check_layer(const nsvq_layer *l, reg *regs)
         why = check_space_to_depth(l, src, res, dst);
     if (why) return why;
     if (dst->channels > NSVQ_MAX_CHANNELS) return "layer with too many channels";
+    dst->reach = res && res->reach > src->reach ? res->reach : src->reach;
+    if (l->kind == NSVQ_LAYER_DEPTHWISE) dst->reach += l->k / 2 * src->stride;
+    if (dst->reach > MAX_REACH) return "layer that reaches beyond a block";
 
     src->read = true;
     if (res) res->read = true;

@@ -137,6 +137,7 @@ static void encode_arguments(void **state)
     picture p = picture_make(20, 20, 3, 1);
     const nsvq_raster good = picture_raster(&p);
     nsvq_encode_options opt = {.struct_size = sizeof opt, .model = test_model()};
+    static nsvq_meta empty[MAX_META + 1];
     nsvq_meta meta = {1, 4, 3, "abc"};
     blob b = {0};
     nsvq_sink sink = blob_sink(&b), none = {0};
@@ -145,7 +146,7 @@ static void encode_arguments(void **state)
     assert_int_equal(nsvq_encode(NULL, &good, &opt, NULL, &err), NSVQ_E_ARG);
     assert_int_equal(nsvq_encode(&none, &good, &opt, NULL, &err), NSVQ_E_ARG);
     assert_int_equal(nsvq_encode(&sink, NULL, &opt, NULL, &err), NSVQ_E_ARG);
-    for (int i = 0; i < 9; i++) {
+    for (int i = 0; i < 10; i++) {
         nsvq_raster bad = good;
         if (i == 0) bad.width = 0;
         if (i == 1) bad.height = UINT32_MAX;
@@ -156,6 +157,7 @@ static void encode_arguments(void **state)
         if (i == 6) bad.has_mask = 1, bad.read_mask = NULL;
         if (i == 7) bad.n_meta = 1;
         if (i == 8) bad.n_meta = 1, bad.meta = &meta; // of a band that is not there
+        if (i == 9) bad.n_meta = MAX_META + 1, bad.meta = empty;
         assert_int_equal(nsvq_encode(&sink, &bad, &opt, NULL, &err), NSVQ_E_ARG);
         assert_int_equal(b.size, 0);
     }
@@ -299,6 +301,21 @@ static int read_zeros(void *user, uint32_t x, uint32_t y, uint32_t w, uint32_t h
     return 0;
 }
 
+static void too_many_records(void **state)
+{
+    uint8_t *bytes = calloc(MAX_META + 1, 3); // tag 0, band 0, size 0
+    nsvq_file f = {.meta_bytes = bytes};
+    nsvq_error err;
+
+    assert_non_null(bytes);
+    assert_int_equal(meta_parse(&f, 3 * MAX_META, &err), NSVQ_OK);
+    assert_int_equal(f.n_meta, MAX_META);
+    free(f.meta);
+    f = (nsvq_file){.meta_bytes = bytes};
+    assert_int_equal(meta_parse(&f, 3 * (MAX_META + 1), &err), NSVQ_E_CORRUPT);
+    free(bytes);
+}
+
 static void progress(void **state)
 {
     nsvq_band bands[4] = {{0}, {0}, {0}, {.exact = 1}};
@@ -387,7 +404,8 @@ int main(void)
         cmocka_unit_test(struct_sizes), cmocka_unit_test(open_arguments),
         cmocka_unit_test(encode_arguments), cmocka_unit_test(decode_only),
         cmocka_unit_test(success_leaves_the_error_alone),
-        cmocka_unit_test(read_arguments), cmocka_unit_test(progress), cmocka_unit_test(format_annex),
+        cmocka_unit_test(read_arguments), cmocka_unit_test(too_many_records),
+        cmocka_unit_test(progress), cmocka_unit_test(format_annex),
         cmocka_unit_test(format_examples)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);

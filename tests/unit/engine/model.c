@@ -410,6 +410,49 @@ static void unsound_models_are_refused(void **state)
     nsvq_model_free(&m);
 }
 
+/* Behind the first block come n more, each 5 x 5, without weights of their own. */
+static nsvq_net lengthened(const nsvq_net *from, nsvq_layer wide, int n)
+{
+    nsvq_net net = *from;
+
+    for (int i = 3; i < from->n_layers; i++) {
+        nsvq_layer *l = &net.layer[i + 2 * n];
+        *l = from->layer[i];
+        l->src = (uint8_t)(l->src < 3 ? l->src : l->src + 2 * n);
+        l->dst = (uint8_t)(l->dst + 2 * n);
+        if (l->res != NSVQ_NO_REGISTER) l->res = (uint8_t)(l->res + 2 * n);
+    }
+    for (int i = 0; i < n; i++) {
+        nsvq_layer *deep = &net.layer[3 + 2 * i], *point = deep + 1;
+        *deep = wide;
+        *point = from->layer[2];
+        deep->src = point->res = (uint8_t)(3 + 2 * i);
+        deep->dst = point->src = (uint8_t)(4 + 2 * i);
+        point->dst = (uint8_t)(5 + 2 * i);
+    }
+    net.n_layers = (uint8_t)(from->n_layers + 2 * n);
+    net.output = (uint8_t)(from->output + 2 * n);
+    return net;
+}
+
+static void reach_is_limited(void **state)
+{
+    static int8_t taps[25 * 32];
+    nsvq_model_desc m, longer;
+
+    assert_true(testmodel_make(&m, TESTMODEL_SMALL, 17));
+    nsvq_layer wide = m.synthesis.layer[1];
+    wide.k = 5;
+    wide.wt = taps;
+    longer = m;
+    longer.synthesis = lengthened(&m.synthesis, wide, 14); // 3 * 16 + 14 * 32 = 496 pixels
+    const char *why = nsvq_model_check(&longer);
+    if (why) fail_msg("refused: %s", why);
+    longer.synthesis = lengthened(&m.synthesis, wide, 15);
+    must_fail(&longer, "a reach of 528 pixels");
+    nsvq_model_free(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -418,6 +461,7 @@ int main(void)
         cmocka_unit_test(id_ignores_optional_parts),
         cmocka_unit_test(cut_or_flipped_files_are_refused),
         cmocka_unit_test(resealed_damage_is_refused_or_sound),
+        cmocka_unit_test(reach_is_limited),
         cmocka_unit_test(deflate_bombs_are_refused),
         cmocka_unit_test(unsound_models_are_refused),
     };

@@ -34,7 +34,7 @@ static int clip(double v, int max)
 
 typedef struct maker {
     test_rng rng;
-    bool ok;
+    bool ok, coarse; // coarse: few different weights and biases
 } maker;
 
 static void *get(maker *k, size_t n, size_t size)
@@ -42,6 +42,13 @@ static void *get(maker *k, size_t n, size_t size)
     void *p = calloc(n, size);
     if (!p) k->ok = false;
     return p;
+}
+
+/* A bell of deviation sd. */
+static int bell(maker *k, double sd, int max)
+{
+    double v = test_bell(&k->rng);
+    return clip((k->coarse ? 2 * floor(v / 2 + 0.5) : v) * sd, max);
 }
 
 /* Weights and requantisation: inputs of deviation sd_in become outputs of about sd_out. */
@@ -58,10 +65,10 @@ static void fill(maker *k, nsvq_layer *l, double sd_in, double sd_out)
     if (!k->ok) return;
     while (shift < 24 && acc / (1 << shift) > 3 * sd_out) shift++;
     for (size_t i = 0; i < n_in * l->cout; i++)
-        l->wt[i] = (int8_t)clip(test_bell(&k->rng) * WEIGHT_SD, 127);
+        l->wt[i] = (int8_t)bell(k, WEIGHT_SD, 127);
     for (int o = 0; o < l->cout; o++) {
         l->shift[o] = (uint8_t)shift;
-        l->bias[o] = (shift ? 1 << (shift - 1) : 0) + clip(test_bell(&k->rng) * acc * 0.2, 1 << 28);
+        l->bias[o] = (shift ? 1 << (shift - 1) : 0) + bell(k, acc * 0.2, 1 << 28);
         l->mul[o] = (int16_t)clip(32768.0 * sd_out / (acc / (1 << shift)), 32767);
     }
 }
@@ -207,30 +214,41 @@ static void make_codes(maker *k, nsvq_model_desc *m)
     m->codes = get(k, n, sizeof *m->codes);
     if (!k->ok) return;
     for (size_t i = 0; i < n; i++)
-        m->codes[i] = (int16_t)clip(test_bell(&k->rng) * 400, NSVQ_CODE_MAX);
+        m->codes[i] = (int16_t)bell(k, 400, NSVQ_CODE_MAX);
 }
 
-bool testmodel_make(nsvq_model_desc *m, testmodel_shape shape, uint64_t seed)
+/* Everything that differs between the shapes. */
+typedef struct shape {
+    const char *name;
+    int n_slices, dim, n_codes, hidden, synthesis, n_blocks;
+    int analysis[3], n_analysis[3];
+    uint32_t lambda50;
+} shape;
+
+static const shape shapes[] = {
+    [TESTMODEL_TINY] = {"test-tiny", 2, 4, 256, 7, 16, 1, {16, 16, 16}, {1, 0, 1}, 30000},
+    [TESTMODEL_SMALL] = {"test-small", 2, 8, 128, 21, 32, 2, {16, 32, 16}, {1, 0, 1}, 30000},
+    [TESTMODEL_SHIPPED] = {"test-shipped", 4, 24, 4096, 64, 256, 6, {64, 128, 256}, {2, 2, 3}, 100000}};
+
+bool testmodel_make(nsvq_model_desc *m, testmodel_shape which, uint64_t seed)
 {
-    bool small = shape == TESTMODEL_SMALL;
-    maker k = {.rng = {seed}, .ok = true};
-    const int small_c[3] = {16, 32, 16}, small_n[3] = {1, 0, 1};
-    const int full_c[3] = {64, 128, 256}, full_n[3] = {2, 2, 3};
+    const shape *s = &shapes[which];
+    maker k = {.rng = {seed}, .ok = true, .coarse = which == TESTMODEL_TINY};
+    int n_latent = s->n_slices * s->dim;
 
     memset(m, 0, sizeof *m);
-    memcpy(m->name, small ? "test-small" : "test-shipped", small ? 11 : 13);
-    m->n_slices = small ? 2 : 4;
-    m->dim = small ? 8 : 24;
-    m->n_codes = small ? 128 : 4096;
-    for (int i = 0; i < 3; i++) m->seed_channel[i] = (uint16_t)(i * 5);
+    memcpy(m->name, s->name, strlen(s->name));
+    m->n_slices = (uint8_t)s->n_slices;
+    m->dim = (uint16_t)s->dim;
+    m->n_codes = (uint32_t)s->n_codes;
+    for (int i = 0; i < 3; i++) m->seed_channel[i] = (uint16_t)(i * 5 % n_latent);
     m->seed_shift = 5;
-    m->lambda50 = small ? 30000 : 100000;
+    m->lambda50 = s->lambda50;
     m->has_analysis = 1;
     make_codes(&k, m);
-    make_analysis(&k, &m->analysis, small ? small_c : full_c, small ? small_n : full_n,
-                  m->n_slices * m->dim);
-    make_synthesis(&k, &m->synthesis, small ? 32 : 256, small ? 2 : 6, m->n_slices * m->dim);
-    make_prior(&k, m, small ? 21 : 64);
+    make_analysis(&k, &m->analysis, s->analysis, s->n_analysis, n_latent);
+    make_synthesis(&k, &m->synthesis, s->synthesis, s->n_blocks, n_latent);
+    make_prior(&k, m, s->hidden);
     if (!k.ok) nsvq_model_free(m);
     return k.ok;
 }

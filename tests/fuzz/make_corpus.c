@@ -1,0 +1,158 @@
+/* make_corpus.c - the seeds of the fuzz targets: make_corpus FOLDER writes into open/ and model/ there. */
+#include <stdio.h>
+#include <zlib.h>
+
+#include "fuzz.h"
+#include "support.h"
+
+static void put(const char *folder, const char *name, const uint8_t *p, size_t size)
+{
+    char path[4096];
+
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(p, 1, size, f), size);
+    assert_int_equal(fclose(f), 0);
+}
+
+static uint8_t *model_bytes(uint64_t seed, size_t *size)
+{
+    nsvq_model_desc desc;
+
+    assert_true(testmodel_make(&desc, TESTMODEL_TINY, seed));
+    uint8_t *bytes = nsvq_model_store(&desc, NSVQ_STORE_ANALYSIS, size);
+    nsvq_model_free(&desc);
+    assert_non_null(bytes);
+    return bytes;
+}
+
+/* Made with the model of `seed`, embedded unless it is the one that the target has. */
+static void put_picture(const char *folder, const char *name, picture p, uint64_t seed)
+{
+    static const nsvq_meta meta[] = {{NSVQ_META_DESCRIPTION, 1, 5, "first"},
+                                     {NSVQ_META_UNIT, 0, 0, ""}};
+    nsvq_raster raster = picture_raster(&p);
+    nsvq_model *model;
+    nsvq_error err;
+    blob b = {0};
+    nsvq_sink sink = blob_sink(&b);
+    size_t size;
+    uint8_t *bytes = model_bytes(seed, &size);
+
+    raster.meta = meta;
+    raster.n_meta = 2;
+    assert_ok(nsvq_model_open(&model, bytes, size, &err), err);
+    nsvq_encode_options opt = {.struct_size = sizeof opt, .model = model,
+                               .embed = seed == FUZZ_SEED ? 2 : 1};
+    assert_ok(nsvq_encode(&sink, &raster, &opt, NULL, &err), err);
+    put(folder, name, b.p, b.size);
+    free(bytes);
+    nsvq_model_release(model);
+    blob_free(&b);
+    picture_free(&p);
+}
+
+/* Small in the file. */
+static picture flat(uint32_t w, uint32_t h, uint32_t n)
+{
+    picture p = picture_make(w, h, n, 1);
+
+    for (uint32_t b = 0; b < n; b++)
+        for (uint32_t y = 0; y < h; y++) picture_fill(&p, b, (uint8_t)(20 * b + y / 4), 0, y, w, 1);
+    return p;
+}
+
+static picture exact(picture p)
+{
+    for (uint32_t b = 0; b < p.n; b++) p.bands[b].exact = 1;
+    return p;
+}
+
+static picture everything(void)
+{
+    picture p = flat(600, 20, 5);
+
+    for (uint32_t b = 0; b < 3; b++) p.bands[b] = (nsvq_band){0, 1, 0};
+    p.bands[4].exact = 1;
+    p.has_mask = true;
+    picture_fill(&p, 0, 0, 3, 3, 100, 9);
+    picture_fill(&p, 5, 0, 400, 2, 150, 15);
+    return p;
+}
+
+static picture nodata(void)
+{
+    picture p = flat(520, 520, 2);
+
+    p.bands[0] = (nsvq_band){1, 1, 0};
+    p.bands[1] = (nsvq_band){0, 1, 20};
+    return p;
+}
+
+static void make_files(void **state)
+{
+    const char *folder = *state;
+
+    put_picture(folder, "open/exact-1", exact(flat(9, 9, 1)), FUZZ_SEED);
+    put_picture(folder, "open/exact-2", exact(picture_make(20, 11, 2, 2)), FUZZ_SEED);
+    put_picture(folder, "open/two-pages", exact(flat(512 * 513, 1, 1)), FUZZ_SEED);
+    put_picture(folder, "open/rgb", flat(70, 40, 3), FUZZ_SEED);
+    put_picture(folder, "open/two-blocks", flat(530, 17, 3), FUZZ_SEED);
+    put_picture(folder, "open/embedded", flat(16, 16, 3), FUZZ_SEED + 1);
+    put_picture(folder, "open/everything", everything(), FUZZ_SEED);
+    put_picture(folder, "open/nodata", nodata(), FUZZ_SEED);
+}
+
+static size_t get_le(const uint8_t *p, int n)
+{
+    size_t v = 0;
+
+    while (n-- > 0) v = v << 8 | p[n];
+    return v;
+}
+
+/* A copy without deflate, so that a mutation changes one number (FORMAT.md 6.1). */
+static uint8_t *inflated(const uint8_t *in, size_t size, size_t *out_size)
+{
+    enum { HEADER = 20, PART = 20 };
+    uint8_t *out = calloc(64, size);
+    size_t at = HEADER;
+
+    assert_non_null(out);
+    memcpy(out, in, HEADER);
+    for (const uint8_t *p = in + HEADER; p < in + size; p += PART + get_le(p + 8, 4)) {
+        uLongf n = get_le(p + 12, 4);
+        memcpy(out + at, p, PART);
+        if (get_le(p + 6, 2))
+            assert_int_equal(uncompress(out + at + PART, &n, p + PART, get_le(p + 8, 4)), Z_OK);
+        else
+            memcpy(out + at + PART, p + PART, n);
+        fuzz_put_le(out + at + 6, 0, 2);
+        fuzz_put_le(out + at + 8, n, 4);
+        at += PART + n;
+    }
+    fuzz_put_le(out + 12, at, 4);
+    *out_size = at;
+    return out;
+}
+
+static void make_models(void **state)
+{
+    size_t size, plain_size;
+    uint8_t *bytes = model_bytes(FUZZ_SEED, &size), *plain = inflated(bytes, size, &plain_size);
+
+    put(*state, "model/packed", bytes, size);
+    put(*state, "model/plain", plain, plain_size);
+    free(plain);
+    free(bytes);
+}
+
+int main(int argc, char **argv)
+{
+    char *folder = argc == 2 ? argv[1] : ".";
+    const struct CMUnitTest tests[] = {cmocka_unit_test_prestate(make_files, folder),
+                                       cmocka_unit_test_prestate(make_models, folder)};
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,123 @@
+/* open.c - any bytes as a file: open, read everything. Whatever comes, no access outside of the bytes;
+ * what can be read can be read again, and a window of it holds the same. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "fuzz.h"
+#include "nsvq.h"
+#include "testmodel.h"
+
+enum { MAX_SIDE = 1100, MAX_BANDS_READ = 5, FOOTER = 16 };
+
+typedef struct bytes {
+    const uint8_t *p;
+    size_t size;
+} bytes;
+
+static int read_bytes(void *user, uint64_t offset, void *buf, size_t len)
+{
+    const bytes *b = user;
+
+    if (offset > b->size || len > b->size - offset) abort(); // the library has to check
+    memcpy(buf, b->p + offset, len);
+    return 0;
+}
+
+static nsvq_model *model(void)
+{
+    static nsvq_model *m;
+    nsvq_model_desc desc;
+    size_t size;
+
+    if (m) return m;
+    if (!testmodel_make(&desc, TESTMODEL_TINY, FUZZ_SEED)) abort();
+    uint8_t *p = nsvq_model_store(&desc, NSVQ_STORE_ANALYSIS, &size);
+    nsvq_model_free(&desc);
+    if (!p || nsvq_model_open(&m, p, size, NULL) != NSVQ_OK) abort();
+    free(p);
+    return m;
+}
+
+static nsvq_status read_part(nsvq_decoder *d, uint32_t x, uint32_t y, uint32_t w, uint32_t h, uint32_t n,
+                             uint8_t *px)
+{
+    ptrdiff_t item = n ? n : 1;
+    nsvq_window win = {.struct_size = sizeof win, .x = x, .y = y, .w = w, .h = h, .n_bands = n,
+                       .pixels = px, .pixel_stride = item, .row_stride = w * item, .band_stride = 1};
+
+    return n ? nsvq_read(d, &win, NULL) : nsvq_read_mask(d, &win, NULL);
+}
+
+/* n bands, or for n = 0 the mask: the corner of the picture, then a window in it. */
+static void read_corner(nsvq_decoder *d, uint32_t w, uint32_t h, uint32_t n)
+{
+    uint32_t x = w / 3, y = h / 3, ww = w - x - w / 5, wh = h - y - h / 5, item = n ? n : 1;
+    uint8_t *all = calloc((size_t)w * h, item), *part = calloc((size_t)ww * wh, item);
+
+    if (!all || !part) abort();
+    nsvq_status st = read_part(d, 0, 0, w, h, n, all), st2 = read_part(d, x, y, ww, wh, n, part);
+    if (st == NSVQ_OK && st2 != NSVQ_OK) abort();
+    for (uint32_t r = 0; r < wh && st == NSVQ_OK; r++)
+        if (memcmp(part + (size_t)r * ww * item, all + ((size_t)(y + r) * w + x) * item, ww * item))
+            abort();
+    free(all);
+    free(part);
+}
+
+static void read_pixels(nsvq_file *f, const nsvq_info *info)
+{
+    uint32_t w = info->width < MAX_SIDE ? info->width : MAX_SIDE;
+    uint32_t h = info->height < MAX_SIDE ? info->height : MAX_SIDE;
+    uint32_t n = info->n_bands < MAX_BANDS_READ ? info->n_bands : MAX_BANDS_READ;
+    uint8_t last[MAX_BANDS_READ];
+    nsvq_decoder *d;
+
+    // rows of one block where both sides are large
+    if (w > MAX_SIDE / 2) h = h < MAX_SIDE / 2 ? h : MAX_SIDE / 2;
+    if (nsvq_decoder_create(&d, f, 1, NULL) != NSVQ_OK) abort();
+    read_corner(d, w, h, n);
+    read_corner(d, w, h, 0);
+    read_part(d, info->width - 1, info->height - 1, 1, 1, n, last);
+    nsvq_decoder_destroy(d);
+}
+
+static void read_tables(const nsvq_file *f, const nsvq_info *info, size_t size)
+{
+    nsvq_meta meta;
+    nsvq_coding coding;
+    uint32_t first, n;
+    uint64_t offset, n_bytes;
+
+    for (size_t i = 0; i < nsvq_meta_count(f); i++)
+        if (nsvq_meta_get(f, i, &meta) != NSVQ_OK || !meta.data || meta.band > info->n_bands) abort();
+    for (uint32_t g = 0; g < info->n_groups; g++) {
+        if (nsvq_group_get(f, g, &coding, &first, &n) != NSVQ_OK || first + n > info->n_bands) abort();
+        if (nsvq_block_get(f, 0, 0, 0, g, &offset, &n_bytes, NULL) == NSVQ_OK && offset + n_bytes > size)
+            abort();
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    bytes b = {data, size};
+    nsvq_source src = {&b, size, read_bytes};
+    nsvq_open_options opt = {.struct_size = sizeof opt, .model = model(), .model_path = ""};
+    nsvq_info info = {.struct_size = sizeof info};
+    nsvq_error err;
+    nsvq_file *f;
+
+    nsvq_identify(data, size);
+    if (nsvq_open(&f, &src, &opt, &err) != NSVQ_OK) return 0;
+    nsvq_get_info(f, &info);
+    read_tables(f, &info, size);
+    read_pixels(f, &info);
+    nsvq_close(f);
+    return 0;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed)
+{
+    size = LLVMFuzzerMutate(data, size, max_size);
+    if (size >= FOOTER) fuzz_put_le(data + size - FOOTER, size, 8);
+    return size;
+}

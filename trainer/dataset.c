@@ -15,6 +15,8 @@
 #include "dataset.h"
 #include "random.h"
 
+#define MIN_SIDE 64 /* pixels */
+
 static const char pack_magic[8] = {'N', 'S', 'V', 'Q', 'P', 'A', 'C', 'K'};
 
 static int class_index(dataset *d, const char *name)
@@ -32,7 +34,7 @@ static picture *add_picture(dataset *d, const char *name, const char *cls, int w
     picture *p = &d->pic[d->n++];
     *p = (picture){.w = w, .h = h, .rgb = rgb, .class_at = class_index(d, cls)};
     snprintf(p->name, sizeof p->name, "%.90s", name);
-    p->held_out = crc32(0, (const Bytef *)name, (uInt)strlen(name)) % 16 == 0;
+    p->held_out = crc32(0, (const Bytef *)p->name, (uInt)strlen(p->name)) % 16 == 0;
     d->pixels += (double)w * h;
     return p;
 }
@@ -44,7 +46,7 @@ static int load_raster(dataset *d, const char *root, const char *rel, int quiet)
     GDALDatasetH ds = GDALOpenEx(path, GDAL_OF_RASTER | GDAL_OF_READONLY, NULL, NULL, NULL);
     if (!ds) return 0;
     const int w = GDALGetRasterXSize(ds), h = GDALGetRasterYSize(ds), n = GDALGetRasterCount(ds);
-    int take = n >= 1 && w >= 64 && h >= 64 && (double)w * h < 2e9;
+    int take = n >= 1 && w >= MIN_SIDE && h >= MIN_SIDE && (double)w * h < 2e9;
     for (int b = 1; take && b <= n && b <= 3; b++)
         take = GDALGetRasterDataType(GDALGetRasterBand(ds, b)) == GDT_Byte;
     uint8_t *rgb = take ? malloc((size_t)w * (size_t)h * 3) : NULL;
@@ -85,7 +87,7 @@ static int load_folder(dataset *d, const char *path, int quiet)
     }
     CPLPopErrorHandler();
     CSLDestroy(list);
-    return d->n ? 0 : -1;
+    return 0;
 }
 #else
 static int load_folder(dataset *d, const char *path, int quiet)
@@ -109,10 +111,8 @@ static void put_u32(FILE *f, uint32_t v)
     fwrite(b, 1, 4, f);
 }
 
-static uint32_t get_u32(FILE *f)
+static uint32_t get_u32(const uint8_t *b)
 {
-    uint8_t b[4] = {0};
-    if (fread(b, 1, 4, f) != 4) return 0;
     return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
 }
 
@@ -172,11 +172,14 @@ static int load_pack_part(dataset *d, const char *name)
     if (!f) return -1;
     int bad = fread(magic, 1, 8, f) != 8 || memcmp(magic, pack_magic, 8) != 0;
     while (!bad) {
-        const uint32_t w = get_u32(f), h = get_u32(f), nn = get_u32(f), nc = get_u32(f), nz = get_u32(f);
-        if (feof(f)) break;
+        uint8_t head[20];
+        const size_t n_head = fread(head, 1, sizeof head, f);
+        if (!n_head) break;
+        const uint32_t w = get_u32(head), h = get_u32(head + 4), nn = get_u32(head + 8),
+                       nc = get_u32(head + 12), nz = get_u32(head + 16);
         char pic[96] = "", cls[64] = "";
         const uint64_t n = (uint64_t)w * h * 3;
-        if (!n || n > 6000000000u || nn >= sizeof pic || nc >= sizeof cls || nz > 2 * n + 1024) {
+        if (n_head < sizeof head || w < MIN_SIDE || h < MIN_SIDE || n > 6000000000u || nn >= sizeof pic || nc >= sizeof cls || nz > 2 * n + 1024) {
             bad = 1;
             break;
         }
@@ -205,25 +208,32 @@ static int is_pack(const char *path)
     return yes;
 }
 
+static int load_pack(dataset *d, const char *path)
+{
+    char name[1024];
+    int bad = load_pack_part(d, path);
+    for (int part = 2; !bad; part++) {
+        snprintf(name, sizeof name, "%s.%d", path, part);
+        if (!is_pack(name)) break;
+        bad = load_pack_part(d, name);
+    }
+    return bad;
+}
+
 int dataset_load(dataset *d, const char *path, int quiet)
 {
     *d = (dataset){0};
-    if (is_pack(path)) {
-        if (load_pack_part(d, path)) return -1;
-        for (int part = 2;; part++) {
-            char name[1024];
-            snprintf(name, sizeof name, "%s.%d", path, part);
-            if (!is_pack(name)) break;
-            if (load_pack_part(d, name)) return -1;
-        }
-    } else if (load_folder(d, path, quiet)) {
-        fprintf(stderr, "nsvq-train: no usable raster under %s\n", path);
+    const int bad = is_pack(path) ? load_pack(d, path) : load_folder(d, path, quiet);
+    if (!bad && !d->n) fprintf(stderr, "nsvq-train: no usable raster under %s\n", path);
+    if (bad || !d->n) {
+        dataset_free(d);
         return -1;
     }
-    int usable = 0;
-    for (int i = 0; i < d->n; i++) usable += !d->pic[i].held_out;
-    if (!usable)
-        for (int i = 0; i < d->n; i++) d->pic[i].held_out = 0; /* too few files to hold one out */
+    for (int i = 0; i < d->n; i++) d->n_held_out += d->pic[i].held_out;
+    if (d->n_held_out == d->n) { /* too few files to hold one out */
+        for (int i = 0; i < d->n; i++) d->pic[i].held_out = 0;
+        d->n_held_out = 0;
+    }
     /* Between "each class equal" and "each pixel equal": the square root of a class's pixels. */
     d->class_weight = calloc((size_t)d->n_classes, sizeof *d->class_weight);
     double sum = 0;
@@ -309,7 +319,7 @@ int dataset_held_out(const dataset *d, int i, int size, uint8_t *rgb, int *w, in
 {
     for (int k = 0; k < d->n; k++) {
         const picture *p = &d->pic[k];
-        if (!p->held_out || i--) continue;
+        if ((d->n_held_out && !p->held_out) || i--) continue;
         *w = (p->w < size ? p->w : size) & ~15;
         *h = (p->h < size ? p->h : size) & ~15;
         const int x0 = (p->w - *w) / 2, y0 = (p->h - *h) / 2;

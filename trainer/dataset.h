@@ -13,7 +13,7 @@ typedef struct picture {
 } picture;
 
 typedef struct dataset {
-    int      n, n_classes;
+    int      n, n_classes, n_held_out;
     picture *pic;
     char   (*class_name)[64];
     double  *class_weight; /* sampling probability of each class, sums to 1 */
@@ -31,7 +31,8 @@ int  dataset_pack(const dataset *d, const char *file, int part_mib);
 /* Cuts a patch of at most size x size (multiples of 16; smaller when the picture is) with random
  * place, flips and colour changes. rgb has room for size * size * 3. */
 void dataset_patch(const dataset *d, uint64_t *rng, int size, uint8_t *rgb, int *w, int *h);
-/* The i-th held-out patch: the middle of a held-out picture, unchanged. 0 past the last. */
+/* The i-th patch for validation: the middle of a held-out picture, or of any where none is held out,
+ * unchanged. 0 past the last. */
 int  dataset_held_out(const dataset *d, int i, int size, uint8_t *rgb, int *w, int *h,
                       const char **name);
 

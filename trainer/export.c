@@ -263,11 +263,18 @@ int model_from_master(model *m, const char *file)
     }
     if (!bad) {
         memcpy(&h, desc.master, sizeof h);
+        if (!preset_valid(&h.pre, h.seed_channel)) {
+            why = "damaged master weights";
+            bad = 1;
+        }
+    }
+    if (!bad) {
         model_build(m, &h.pre);
         const size_t k = (size_t)m->q.slices * m->q.codes, nc = k * m->q.dim;
         if (h.n != m->st.n || desc.master_bytes != sizeof h + (h.n + nc + k) * sizeof(half)) {
             why = "master weights of another version";
             bad = 1;
+            model_free(m);
         } else {
             const half *from = (const half *)(desc.master + sizeof h);
             for (size_t i = 0; i < m->st.n; i++) m->st.p[i] = (float)*from++;
@@ -296,6 +303,7 @@ int model_export(const model *m, const formats *f, const char *name, const char 
     size_t size = 0;
     uint8_t *bytes = NULL;
     if (!why) {
+        memset(desc.name, 0, sizeof desc.name);
         snprintf(desc.name, sizeof desc.name, "%s", name);
         desc.card = strdup(card);
         desc.card_bytes = strlen(card);

@@ -1,4 +1,5 @@
 /* main.c - nsvq-train: command line. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +41,24 @@ static int usage(const char *what)
     return 2;
 }
 
+/* v, if it is a number from low to high; else *bad is set. */
+static double number(const char *v, double low, double high, int *bad)
+{
+    char *end;
+    const double x = strtod(v, &end);
+    if (end != v && !*end && x >= low && x <= high) return x;
+    *bad = 1;
+    return low;
+}
+
+static int name_fits(const char *s) /* FORMAT.md 6: 1 to 31 printable ASCII characters */
+{
+    const size_t n = strlen(s);
+    for (size_t i = 0; i < n; i++)
+        if (s[i] < 32 || s[i] > 126) return 0;
+    return n >= 1 && n <= 31;
+}
+
 static char *make_card(const model *m, const train_options *o, const dataset *d, figures f, figures i)
 {
     char *card = malloc(2048), day[32] = "";
@@ -51,10 +70,10 @@ static char *make_card(const model *m, const train_options *o, const dataset *d,
                  "family: vq, preset %s\ndate: %s\ndata: %d pictures, %.1f Mpixel, %d classes\n"
                  "trained: %ld steps, %.0f Mpixel, %.1f minutes\n"
                  "batch %d of %d x %d, learning rate %g, lambda %g, quantisation-aware share %g\n"
-                 "held out (%d patches, quality 50): float %.3f dB %.4f bpp, integer %.3f dB %.4f bpp\n",
+                 "%s (%d patches, quality 50): float %.3f dB %.4f bpp, integer %.3f dB %.4f bpp\n",
                  m->pre.name, day, d->n, d->pixels / 1e6, d->n_classes, m->step, m->trained_mpixel,
                  m->trained_minutes, o->batch, o->patch, o->patch, (double)o->lr, (double)m->q.lambda50,
-                 (double)o->qat, f.n, f.psnr, f.bpp, i.psnr, i.bpp);
+                 (double)o->qat, d->n_held_out ? "held out" : "trained on, none held out", f.n, f.psnr, f.bpp, i.psnr, i.bpp);
     return card;
 }
 
@@ -80,11 +99,27 @@ static int finish(model *m, const train_options *o, const dataset *d)
     return bad;
 }
 
+/* Better now than after hours. */
+static int can_write(const char *file)
+{
+    char part[1024];
+    snprintf(part, sizeof part, "%s.part", file);
+    FILE *f = fopen(part, "wb");
+    if (!f) {
+        fprintf(stderr, "nsvq-train: %s: %s\n", file, strerror(errno));
+        return 0;
+    }
+    fclose(f);
+    remove(part);
+    return 1;
+}
+
 static int run_training(const train_options *o)
 {
     dataset d;
     model m;
     preset p;
+    if (!can_write(o->out)) return 1;
     if (preset_find(o->preset, &p)) return usage("--preset: unknown name");
     if (dataset_load(&d, o->data, o->quiet)) return 3;
     if (!o->quiet)
@@ -133,7 +168,7 @@ int main(int argc, char **argv)
 {
     train_options o = {.out = "model.nsvqm", .minutes = 20, .batch = 8, .patch = 256, .lr = 3e-3f,
                        .qat = 0.1f, .preset = "standard", .name = "trained"};
-    int part_mib = 60, pack = 0, out_given = 0;
+    int part_mib = 60, pack = 0, out_given = 0, bad = 0;
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
         if (!strcmp(a, "-h") || !strcmp(a, "--help")) {
@@ -153,28 +188,27 @@ int main(int argc, char **argv)
         const char *v = argv[++i];
         if (!strcmp(a, "--data")) o.data = v;
         else if (!strcmp(a, "--out")) o.out = v, out_given = 1;
-        else if (!strcmp(a, "--minutes")) o.minutes = atof(v);
-        else if (!strcmp(a, "--steps")) o.steps = atol(v);
+        else if (!strcmp(a, "--minutes")) o.minutes = number(v, 0, 1e6, &bad);
+        else if (!strcmp(a, "--steps")) o.steps = (long)number(v, 0, 1e9, &bad);
         else if (!strcmp(a, "--family")) {
             if (strcmp(v, "vq")) return usage("--family: vq is the only one");
         } else if (!strcmp(a, "--preset")) o.preset = v;
         else if (!strcmp(a, "--resume")) o.resume = v;
         else if (!strcmp(a, "--init")) o.init = v;
         else if (!strcmp(a, "--name")) o.name = v;
-        else if (!strcmp(a, "--batch")) o.batch = atoi(v);
-        else if (!strcmp(a, "--patch")) o.patch = atoi(v);
-        else if (!strcmp(a, "--lr")) o.lr = (float)atof(v);
-        else if (!strcmp(a, "--lambda")) o.lambda = (float)atof(v);
-        else if (!strcmp(a, "--qat")) o.qat = (float)atof(v);
-        else if (!strcmp(a, "--threads")) o.threads = atoi(v);
+        else if (!strcmp(a, "--batch")) o.batch = (int)number(v, 1, 4096, &bad);
+        else if (!strcmp(a, "--patch")) o.patch = (int)number(v, 64, 512, &bad);
+        else if (!strcmp(a, "--lr")) o.lr = (float)number(v, 1e-9, 1, &bad);
+        else if (!strcmp(a, "--lambda")) o.lambda = (float)number(v, 0, 1e3, &bad);
+        else if (!strcmp(a, "--qat")) o.qat = (float)number(v, 0, 1, &bad);
+        else if (!strcmp(a, "--threads")) o.threads = (int)number(v, 0, 1024, &bad);
         else if (!strcmp(a, "--log")) o.log = v;
-        else if (!strcmp(a, "--part-mib")) part_mib = atoi(v);
+        else if (!strcmp(a, "--part-mib")) part_mib = (int)number(v, 1, 1024, &bad);
         else return usage("unknown option");
     }
     if (!o.data) return usage("--data is missing");
-    if (o.minutes < 0 || o.steps < 0 || o.batch < 1 || o.patch < 64 || o.patch % 64 || o.patch > 512 ||
-        !(o.lr > 0) || !(o.lambda >= 0) || o.qat < 0 || o.qat > 1 || o.threads < 0 || part_mib < 1)
-        return usage("an option's value is out of range");
+    if (bad || o.patch % 64) return usage("an option's value is no number or out of range");
+    if (!name_fits(o.name)) return usage("--name: not 1 to 31 printable ASCII characters");
     if (pack) return out_given ? run_pack(o.data, o.out, part_mib, o.quiet) : usage("pack: --out is missing");
     return run_training(&o);
 }

@@ -54,21 +54,33 @@ static void jacobi(double *a, double *v, double *e, int n)
     for (int i = 0; i < n; i++) e[i] = a[i * n + i];
 }
 
-static void orthonormalise(float *q, int rows, int n) /* rows vectors of n, Gram-Schmidt */
+static double normalise(float *a, int n) /* returns the length it had */
+{
+    double s = 0;
+    for (int k = 0; k < n; k++) s += (double)a[k] * a[k];
+    s = sqrt(s);
+    for (int k = 0; k < n && s > 0; k++) a[k] = (float)(a[k] / s);
+    return s;
+}
+
+/* rows vectors of n, Gram-Schmidt; one that depends on the earlier ones is drawn anew. */
+static void orthonormalise(float *q, int rows, int n, uint64_t *rng)
 {
     for (int i = 0; i < rows; i++) {
         float *a = q + (size_t)i * n;
-        for (int pass = 0; pass < 2; pass++)
+        normalise(a, n);
+        for (int pass = 0; pass < 2; pass++) {
             for (int j = 0; j < i; j++) {
                 const float *b = q + (size_t)j * n;
                 double d = 0;
                 for (int k = 0; k < n; k++) d += (double)a[k] * b[k];
                 for (int k = 0; k < n; k++) a[k] -= (float)d * b[k];
             }
-        double s = 0;
-        for (int k = 0; k < n; k++) s += (double)a[k] * a[k];
-        s = 1 / sqrt(s + 1e-30);
-        for (int k = 0; k < n; k++) a[k] *= (float)s;
+            if (normalise(a, n) > 1e-6) continue;
+            for (int k = 0; k < n; k++) a[k] = random_normal(rng);
+            normalise(a, n);
+            pass = -1;
+        }
     }
 }
 
@@ -80,13 +92,13 @@ static void principal(const float *cov, int n, int want, float *basis, float *va
     double *a = need((size_t)m * m, sizeof *a), *v = need((size_t)m * m, sizeof *v), e[N_SUBSPACE];
     for (int i = 0; i < m * n; i++) q[i] = random_normal(rng);
     for (int it = 0; it < 40; it++) {
-        orthonormalise(q, m, n);
+        orthonormalise(q, m, n, rng);
         dnnl_sgemm('N', 'N', m, n, n, 1.f, q, n, cov, n, 0.f, z, n);
         float *t = q;
         q = z;
         z = t;
     }
-    orthonormalise(q, m, n);
+    orthonormalise(q, m, n, rng);
     dnnl_sgemm('N', 'N', m, n, n, 1.f, q, n, cov, n, 0.f, z, n);
     for (int i = 0; i < m; i++)
         for (int j = 0; j < m; j++) {

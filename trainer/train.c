@@ -29,6 +29,26 @@ int preset_find(const char *name, preset *out)
     return -1;
 }
 
+int preset_valid(const preset *p, const int *seed_channel)
+{
+    const int width[] = {p->c4, p->c8, p->c16, p->body, p->render, p->hidden};
+    const int depth[] = {p->n4, p->n8, p->n16, p->n_body, p->n_render};
+    for (int i = 0; i < 6; i++)
+        if (width[i] < 16 || width[i] > 1024 || width[i] % 16) return 0;
+    for (int i = 0; i < 5; i++)
+        if (depth[i] < 0 || depth[i] > NSVQ_MAX_LAYERS) return 0;
+    /* Beside the blocks: 8 and 5 layers. */
+    if (8 + 2 * (p->n4 + p->n8 + p->n16) >= NSVQ_MAX_REGISTERS ||
+        5 + 2 * p->n_body + p->n_render >= NSVQ_MAX_REGISTERS)
+        return 0;
+    if (p->slices < 1 || p->slices > NSVQ_MAX_SLICES || p->dim < 4 || p->dim > 64 || p->dim % 4 ||
+        p->codes < NSVQ_CELL || p->codes > 4096 || p->codes % NSVQ_CELL)
+        return 0;
+    for (int i = 0; i < 3; i++)
+        if (seed_channel[i] < 0 || seed_channel[i] >= p->slices * p->dim) return 0;
+    return memchr(p->name, 0, sizeof p->name) != NULL;
+}
+
 static int residual_blocks(network *n, store *s, int x, int count, int k)
 {
     for (int i = 0; i < count; i++) {
@@ -174,13 +194,11 @@ int checkpoint_load(model *m, const char *file)
     char magic[8];
     checkpoint_state s;
     int bad = !f || fread(magic, 1, 8, f) != 8 || memcmp(magic, checkpoint_magic, 8) != 0 ||
-              fread(&s, sizeof s, 1, f) != 1;
-    if (!bad) {
-        model_build(m, &s.pre);
-        bad = s.n != m->st.n;
-    }
+              fread(&s, sizeof s, 1, f) != 1 || !preset_valid(&s.pre, s.seed_channel);
     if (!bad) {
         span sp[6];
+        model_build(m, &s.pre);
+        bad = s.n != m->st.n;
         checkpoint_spans(m, sp);
         for (int i = 0; !bad && i < 6; i++) bad = fread(sp[i].p, sizeof(float), sp[i].n, f) != sp[i].n;
         memcpy(m->q.seed_channel, s.seed_channel, sizeof s.seed_channel);
@@ -194,6 +212,7 @@ int checkpoint_load(model *m, const char *file)
         m->has_formats = s.has_formats;
         vq_refresh(&m->q);
         vq_member_table(&m->q);
+        if (bad) model_free(m);
     }
     if (f) fclose(f);
     if (bad) fprintf(stderr, "nsvq-train: %s is no checkpoint of this version\n", file);

@@ -48,6 +48,8 @@ typedef struct train_options {
 
 extern const preset presets[];
 int  preset_find(const char *name, preset *out);
+/* For those that a file holds: sizes that model_build takes, seed channels that exist. */
+int  preset_valid(const preset *p, const int *seed_channel);
 void model_build(model *m, const preset *p);
 void model_free(model *m);
 /* Random weights, then principal components, least squares and k-means from the data. */

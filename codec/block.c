@@ -205,16 +205,13 @@ static void run_pass(coder *c, int pass)
 /* ---- encoder ---- */
 
 /* Squared latent units per bit: lambda50 * 2^((50 - quality) / 12), rounded. */
-static uint64_t lambda_of(const nsvq_model_desc *m, int quality, int pass)
+static uint64_t lambda_of(const nsvq_model_desc *m, int quality)
 {
     static const uint32_t root[12] = {65536, 69433,  73562,  77936,  82570, 87480, 92682,
                                       98193, 104032, 110218, 116772, 123715}; // 2^(16 + i/12)
-    static const uint32_t weight[NSVQ_N_PASSES] = {256, 256, 256, 256,
-                                                   256}; // of a pass, unit 1/256
     int octave = (50 - quality + 60) / 12 - 5, i = (50 - quality + 60) % 12;
     int shift = 16 - octave;
-    uint64_t lambda = ((uint64_t)m->lambda50 * root[i] + (1u << (shift - 1))) >> shift;
-    return (lambda * weight[pass]) >> 8;
+    return ((uint64_t)m->lambda50 * root[i] + (1u << (shift - 1))) >> shift;
 }
 
 /* bits: unit 1/256 bit. */
@@ -224,15 +221,14 @@ static int32_t rate_cost(uint64_t lambda, uint32_t bits)
     return cost < MAX_COST ? (int32_t)cost : MAX_COST;
 }
 
-static void set_pass_costs(coder *c, int quality, int pass)
+static void set_costs(coder *c, int quality)
 {
     const search_tables *t = &c->e->search;
-    uint64_t lambda = lambda_of(c->m, quality, pass);
     size_t n = (size_t)c->m->n_slices * c->m->n_codes;
 
-    if (pass > 0 && lambda == c->lambda) return;
-    c->lambda = lambda;
-    for (size_t i = 0; i < n; i++) c->base[i] = t->norm[i] + rate_cost(lambda, t->member_bits[i]);
+    c->lambda = lambda_of(c->m, quality);
+    for (size_t i = 0; i < n; i++)
+        c->base[i] = t->norm[i] + rate_cost(c->lambda, t->member_bits[i]);
 }
 
 static void note(coder *c, const uint16_t *start, uint32_t symbol)
@@ -296,10 +292,8 @@ int nsvq_block_encode(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y, i
     if (coder_init(&c, s)) return -1;
     choose_seed(&c, seed);
     set_seed(&c, seed);
-    for (int pass = 0; pass < NSVQ_N_PASSES; pass++) {
-        set_pass_costs(&c, quality, pass);
-        run_pass(&c, pass);
-    }
+    set_costs(&c, quality);
+    for (int pass = 0; pass < NSVQ_N_PASSES; pass++) run_pass(&c, pass);
 
     int lanes = choose_lanes(bw, bh);
     out[0] = (uint8_t)lanes;

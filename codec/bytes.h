@@ -147,10 +147,4 @@ static inline bool add_u64(uint64_t *sum, uint64_t a, uint64_t b)
     return *sum >= a;
 }
 
-static inline bool mul_u64(uint64_t *product, uint64_t a, uint64_t b)
-{
-    *product = a * b;
-    return !a || *product / a == b;
-}
-
 #endif

@@ -405,10 +405,10 @@ static nsvq_status check_arguments(encoder *e, const nsvq_sink *sink, const nsvq
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "a field of nsvq_raster is NULL");
     if (!o->quality) o->quality = 50;
     if (!o->n_threads) o->n_threads = 1;
-    if (o->quality < 1 || o->quality > 100 || o->n_threads < 1 || o->n_threads > MAX_THREADS ||
-        o->embed < 0 || o->embed > 2)
+    if (o->quality < 1 || o->quality > 100 || o->n_threads < 1 || o->embed < 0 || o->embed > 2)
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "quality %d, %d threads, embed %d", o->quality,
                     o->n_threads, o->embed);
+    if (o->n_threads > MAX_THREADS) o->n_threads = MAX_THREADS;
     return NSVQ_OK;
 }
 
@@ -456,8 +456,7 @@ static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
     e->halo = (uint32_t)nsvq_engine_analysis_halo(e->model->engine);
     h->quality = (uint8_t)e->opt.quality;
     h->model_id = e->model->id;
-    for (size_t i = 0; i + 1 < sizeof h->model_name && m->name[i]; i++)
-        h->model_name[i] = m->name[i] >= ' ' && m->name[i] <= '~' ? m->name[i] : '?';
+    memcpy(h->model_name, m->name, sizeof h->model_name);
     return NSVQ_OK;
 }
 

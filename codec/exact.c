@@ -245,7 +245,6 @@ static void fill_channel(uint8_t *px, ptrdiff_t stride, uint8_t nodata, plane *p
     if (all_known) return;
     for (int i = 1; i < n; i++) push(&p[i], &p[i - 1]);
     for (int i = n - 2; i >= 0; i--) pull(&p[i], &p[i + 1]);
-    if (n == 1 && !p->known[0]) p->value[0] = 128;
     for (int y = 0; y < p->h; y++)
         for (int x = 0; x < p->w; x++) px[y * stride + 3 * x] = p->value[y * p->w + x];
 }

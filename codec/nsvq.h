@@ -2,8 +2,8 @@
  *
  * The library never prints, never exits and keeps no mutable globals besides once-initialised caches.
  * Promised: pixels decoded from given bytes never change, whatever the CPU and the number of threads.
- * The encoder's bytes depend on input and options alone within one version of the library, and may
- * change between versions. */
+ * The encoder's bytes depend on input and options alone, whatever the CPU and the number of threads,
+ * within one version of the library and of zlib; they may change between versions. */
 #ifndef NSVQ_H
 #define NSVQ_H
 
@@ -103,8 +103,8 @@ typedef struct nsvq_open_options { /* in every field 0 = default */
     size_t            struct_size;     /* sizeof(nsvq_open_options); fields get appended */
     const nsvq_model *model;           /* tried before embedded and shipped models, if its id matches */
     const char       *model_path;      /* folders, ':'-separated, searched for <id>.nsvqm; default:
-                                          the environment's NSVQ_MODEL_PATH, then the install folder */
-    uint64_t          max_cache_bytes; /* of decoded latents; default 64 MiB */
+                                          the environment's NSVQ_MODEL_PATH, or the install folder */
+    uint64_t          max_cache_bytes; /* of decoded latents, masks, exact samples; default 64 MiB */
 } nsvq_open_options;
 
 /* How the bands of a group are coded. */
@@ -150,7 +150,7 @@ NSVQ_API nsvq_status nsvq_block_get(const nsvq_file *f, uint32_t level, uint32_t
                                     uint32_t g, uint64_t *offset, uint64_t *size, nsvq_error *err);
 
 NSVQ_API nsvq_status nsvq_decoder_create(nsvq_decoder **out, nsvq_file *f, int n_threads,
-                                         nsvq_error *err); /* n_threads 0 = 1; f must outlive it */
+                                         nsvq_error *err); /* as for encoding; f must outlive it */
 NSVQ_API void        nsvq_decoder_destroy(nsvq_decoder *d);
 
 typedef struct nsvq_window {
@@ -204,7 +204,7 @@ typedef struct nsvq_encode_options { /* in every field 0 = default */
     size_t            struct_size;
     const nsvq_model *model;     /* default: the shipped default */
     int               quality;   /* 1..100; default 50 */
-    int               n_threads; /* default 1 */
+    int               n_threads; /* default 1; above 256 as 256 */
     int               embed;     /* 0 = when the library does not ship the model, 1 = always, 2 = never */
 } nsvq_encode_options;
 

@@ -75,9 +75,10 @@ nsvq_status nsvq_decoder_create(nsvq_decoder **out, nsvq_file *f, int n_threads,
 {
     if (!out) return fail(err, NSVQ_E_ARG, NO_OFFSET, "out is NULL");
     *out = NULL;
-    if (!f || n_threads < 0 || n_threads > MAX_THREADS)
+    if (!f || n_threads < 0)
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "no file, or %d threads", n_threads);
     if (!n_threads) n_threads = 1;
+    if (n_threads > MAX_THREADS) n_threads = MAX_THREADS;
     nsvq_decoder *d = calloc(1, sizeof *d + (size_t)n_threads * sizeof d->slots[0]);
     if (!d) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
     d->f = f;

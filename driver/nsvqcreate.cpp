@@ -134,18 +134,11 @@ static bool ParseOptions(CSLConstList papszOptions, CreateOptions &oOptions)
 
 /* ---- which sources can be written ---- */
 
-static bool IsSameFile(const char *pszFilename, GDALDataset *poSrcDS)
-{
-    if (strcmp(pszFilename, poSrcDS->GetDescription()) == 0) return true;
-    const CPLStringList aosFiles(poSrcDS->GetFileList());
-    return aosFiles.FindString(pszFilename) >= 0;
-}
-
 static bool CheckSource(const char *pszFilename, GDALDataset *poSrcDS)
 {
     const int nBands = poSrcDS->GetRasterCount();
-    if (nBands == 0 || nBands > 65535) {
-        CPLError(CE_Failure, CPLE_NotSupported, "NSVQ files have 1 to 65535 bands, not %d", nBands);
+    if (nBands == 0 || nBands > 16384) {
+        CPLError(CE_Failure, CPLE_NotSupported, "NSVQ files have 1 to 16384 bands, not %d", nBands);
         return false;
     }
     for (int i = 1; i <= nBands; i++) {
@@ -163,11 +156,6 @@ static bool CheckSource(const char *pszFilename, GDALDataset *poSrcDS)
     if (STARTS_WITH(pszFilename, "/vsistdout")) {
         CPLError(CE_Failure, CPLE_NotSupported,
                  "NSVQ files cannot be written to a stream: the index at the start comes last");
-        return false;
-    }
-    if (IsSameFile(pszFilename, poSrcDS)) {
-        CPLError(CE_Failure, CPLE_NotSupported, "%s: source and target are the same file",
-                 pszFilename);
         return false;
     }
     return true;

@@ -139,6 +139,8 @@ bool NSVQDataset::OpenFile(GDALOpenInfo *poOpenInfo, const nsvq_model *psModel)
     sOptions.struct_size = sizeof(sOptions);
     sOptions.model = psModel;
     sOptions.model_path = osModelPath.empty() ? nullptr : osModelPath.c_str();
+    // Beside GDAL's cache of pixels; a mosaic opens hundreds of files.
+    sOptions.max_cache_bytes = std::clamp<GUIntBig>(GDALGetCacheMax64() / 16, 1 << 20, 64 << 20);
     nsvq_error sError{UINT64_MAX, ""};
     nsvq_file *psFile = nullptr;
     const nsvq_status eStatus = nsvq_open(&psFile, &sSource, &sOptions, &sError);

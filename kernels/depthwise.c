@@ -1,7 +1,7 @@
 /* depthwise.c - k x k convolution per channel on s16, scalar: the specification.
  * May include: kernels.h, table.h, shape.h.
  *   rows[k] -> [n + k - 1][channels] s16   wt [k][k][channels]   out [n][channels] u8
- * Invariant, proven by model/desc.c: sum |wt| * 32767 + |bias| <= INT32_MAX for every channel.
+ * Invariant, proven by model/desc.c: sum |wt| * 32768 + |bias| <= INT32_MAX for every channel.
  */
 #include "shape.h"
 #include "table.h"

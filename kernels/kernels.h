@@ -28,7 +28,7 @@ typedef enum nsvq_elem { NSVQ_NONE = 0, NSVQ_U8 = 1, NSVQ_S16 = 2 } nsvq_elem;
 
 /* 1 x 1 convolution. acc = sum over i of wt[o][i] * in[i], exact in int32.
  * Proven at load (model/desc.c): sum_i |wt[o][i]| * max|in| + |bias[o]| <= INT32_MAX, and for U8
- * input cin <= 2048, for S16 input |in| <= 32767.
+ * input cin <= 2048, for S16 input |in| <= 32768.
  * `wt` is packed by pointwise_pack of the same table; bias, shift, mul have cout entries and are
  * padded by the packer too, so that kernels may load whole vectors of them. */
 typedef struct nsvq_pointwise {
@@ -44,7 +44,7 @@ typedef struct nsvq_pointwise {
 
 /* k x k depthwise convolution on s16 followed by requantisation to u8 (which is its ReLU).
  * acc = sum over ky, kx of wt[ky][kx][c] * in[y + ky - k/2][x + kx - k/2][c].
- * Proven at load: sum |wt| * 32767 + |bias| <= INT32_MAX. */
+ * Proven at load: sum |wt| * 32768 + |bias| <= INT32_MAX. */
 typedef struct nsvq_depthwise {
     uint16_t  channels;
     uint8_t   k;      /* 3 or 5 */

@@ -20,6 +20,7 @@
 #define MAX_SEED_SHIFT 6
 #define STRIDE 16 /* pixels per latent */
 #define MAX_REACH 512 /* pixels: a block */
+#define MAX_WORK (1u << 25) /* multiplications per latent: 131 thousand per pixel */
 
 typedef struct reg {
     bool written, read;
@@ -129,10 +130,21 @@ static const char *check_layer(const nsvq_layer *l, reg *regs)
     return NULL;
 }
 
+/* Multiplications per latent of a sound layer that writes dst. */
+static uint64_t work_of(const nsvq_layer *l, const reg *dst)
+{
+    uint64_t side = STRIDE / dst->stride;
+
+    if (l->kind == NSVQ_LAYER_SPACE_TO_DEPTH) return 0;
+    if (l->kind == NSVQ_LAYER_DEPTHWISE) return side * side * l->k * l->k * l->cout;
+    return side * side * l->rep * l->cin * l->cout;
+}
+
 /* in: what register 0 holds; out: what `output` has to hold (its max does not matter). */
 static const char *check_net(const nsvq_net *net, reg in, reg out)
 {
     reg regs[NSVQ_MAX_REGISTERS] = {{0}};
+    uint64_t work = 0;
 
     if (net->n_layers < 1 || net->n_layers > NSVQ_MAX_LAYERS) return "network: number of layers";
     if (net->output >= NSVQ_MAX_REGISTERS) return "network: output register out of range";
@@ -141,7 +153,9 @@ static const char *check_net(const nsvq_net *net, reg in, reg out)
     for (int i = 0; i < net->n_layers; i++) {
         const char *why = check_layer(&net->layer[i], regs);
         if (why) return why;
+        work += work_of(&net->layer[i], &regs[net->layer[i].dst]);
     }
+    if (work > MAX_WORK) return "network: too much work per pixel";
 
     reg *o = &regs[net->output];
     if (net->output == 0 || !o->written || o->type != out.type || o->channels != out.channels ||

@@ -15,7 +15,7 @@
 #define HEADER_BYTES 20
 #define PART_BYTES 20
 #define MAX_PARTS 64
-#define MAX_PART (256u << 20) /* plain bytes */
+#define MAX_PART (64u << 20) /* plain bytes */
 #define MAX_RATIO 64          /* plain to stored; a larger one is refused as a bomb */
 
 static const uint8_t signature[8] = {0x8e, 'N', 'S', 'M', '\r', '\n', 0x1a, '\n'};

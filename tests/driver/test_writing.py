@@ -96,16 +96,23 @@ def test_stdout_is_refused():
 
 
 @pytest.mark.parametrize("window", [None, [0, 0, 10, 10]])
-def test_source_as_target_is_refused(tmp_path, window):
-    path = copy(tmp_path / "a.nsvq", memory(noise(20, 20)))
+@pytest.mark.parametrize("option", ["QUIET_DELETE_ON_CREATE_COPY=YES", "QUIET_DELETE_ON_CREATE_COPY=NO"])
+def test_copy_onto_itself(tmp_path, window, option):
+    path = copy(tmp_path / "a.nsvq", memory(noise(600, 20)), "LOSSLESS=YES")
     source = reopen(path)
+    want = reopen(path).ReadAsArray(*(window or []))
     if window:  # through a VRT, as gdal_translate does
         source = gdal.Translate("", source, format="VRT", srcWin=window)
-    # GDAL would delete the target first: told not to, it leaves that to the driver.
-    assert fails(path, source, "QUIET_DELETE_ON_CREATE_COPY=NO") == [gdal.CPLE_NotSupported]
+    copy(path, source, "LOSSLESS=YES", option)
     source = None
-    assert np.array_equal(reopen(path).ReadAsArray(), reopen(path).ReadAsArray())
+    assert np.array_equal(reopen(path).ReadAsArray(), want)
     assert os.listdir(tmp_path) == ["a.nsvq"]
+
+
+def test_more_threads_than_the_library_takes(vsimem):
+    pixels = noise(600, 20)
+    path = copy(vsimem + "/a.nsvq", memory(pixels), "LOSSLESS=YES", "NUM_THREADS=1024")
+    assert np.array_equal(reopen(path, "NUM_THREADS=1024").ReadAsArray(), pixels[0])
 
 
 def test_update_mode_is_refused(tmp_path):

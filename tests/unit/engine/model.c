@@ -410,46 +410,77 @@ static void unsound_models_are_refused(void **state)
     nsvq_model_free(&m);
 }
 
-/* Behind the first block come n more, each 5 x 5, without weights of their own. */
-static nsvq_net lengthened(const nsvq_net *from, nsvq_layer wide, int n)
+/* Behind the first block comes a chain of n layers. A residual is what the layer before read. */
+static nsvq_net spliced(const nsvq_net *from, const nsvq_layer *chain, int n)
 {
     nsvq_net net = *from;
 
     for (int i = 3; i < from->n_layers; i++) {
-        nsvq_layer *l = &net.layer[i + 2 * n];
+        nsvq_layer *l = &net.layer[i + n];
         *l = from->layer[i];
-        l->src = (uint8_t)(l->src < 3 ? l->src : l->src + 2 * n);
-        l->dst = (uint8_t)(l->dst + 2 * n);
-        if (l->res != NSVQ_NO_REGISTER) l->res = (uint8_t)(l->res + 2 * n);
+        l->src = (uint8_t)(l->src < 3 ? l->src : l->src + n);
+        l->dst = (uint8_t)(l->dst + n);
+        if (l->res != NSVQ_NO_REGISTER) l->res = (uint8_t)(l->res + n);
     }
     for (int i = 0; i < n; i++) {
-        nsvq_layer *deep = &net.layer[3 + 2 * i], *point = deep + 1;
-        *deep = wide;
-        *point = from->layer[2];
-        deep->src = point->res = (uint8_t)(3 + 2 * i);
-        deep->dst = point->src = (uint8_t)(4 + 2 * i);
-        point->dst = (uint8_t)(5 + 2 * i);
+        nsvq_layer *l = &net.layer[3 + i];
+        *l = chain[i];
+        l->src = (uint8_t)(3 + i);
+        l->dst = (uint8_t)(4 + i);
+        if (l->res != NSVQ_NO_REGISTER) l->res = (uint8_t)(2 + i);
     }
-    net.n_layers = (uint8_t)(from->n_layers + 2 * n);
-    net.output = (uint8_t)(from->output + 2 * n);
+    net.n_layers = (uint8_t)(from->n_layers + n);
+    net.output = (uint8_t)(from->output + n);
     return net;
+}
+
+static void check_splice(const nsvq_model_desc *m, const nsvq_layer *chain, int n, const char *refused)
+{
+    nsvq_model_desc longer = *m;
+
+    longer.synthesis = spliced(&m->synthesis, chain, n);
+    const char *why = nsvq_model_check(&longer);
+    if (refused ? !why || strcmp(why, refused) != 0 : why != NULL)
+        fail_msg("%d layers more: %s", n, why ? why : "accepted");
 }
 
 static void reach_is_limited(void **state)
 {
     static int8_t taps[25 * 32];
-    nsvq_model_desc m, longer;
+    nsvq_layer chain[30];
+    nsvq_model_desc m;
 
     assert_true(testmodel_make(&m, TESTMODEL_SMALL, 17));
-    nsvq_layer wide = m.synthesis.layer[1];
-    wide.k = 5;
-    wide.wt = taps;
-    longer = m;
-    longer.synthesis = lengthened(&m.synthesis, wide, 14); // 3 * 16 + 14 * 32 = 496 pixels
-    const char *why = nsvq_model_check(&longer);
-    if (why) fail_msg("refused: %s", why);
-    longer.synthesis = lengthened(&m.synthesis, wide, 15);
-    must_fail(&longer, "a reach of 528 pixels");
+    for (int i = 0; i < 30; i++) chain[i] = m.synthesis.layer[1 + i % 2];
+    for (int i = 0; i < 30; i += 2) {
+        chain[i].k = 5;
+        chain[i].wt = taps;
+    }
+    check_splice(&m, chain, 28, NULL); // 3 * 16 + 14 * 32 = 496 pixels
+    check_splice(&m, chain, 30, "layer that reaches beyond a block");
+    nsvq_model_free(&m);
+}
+
+static void work_is_limited(void **state)
+{
+    static int8_t wt[2048 * 2048];
+    static int32_t bias[2048];
+    static uint8_t shift[2048];
+    static int16_t mul[2048];
+    nsvq_layer chain[10];
+    nsvq_model_desc m;
+
+    assert_true(testmodel_make(&m, TESTMODEL_SMALL, 18));
+    for (int i = 0; i < 10; i++)
+        chain[i] = (nsvq_layer){.kind = NSVQ_LAYER_POINTWISE, .res = NSVQ_NO_REGISTER,
+                                .in_type = NSVQ_S16, .out_type = NSVQ_S16, .k = 1, .rep = 1,
+                                .cin = 2048, .cout = 2048, .wt = wt, .bias = bias, .shift = shift,
+                                .mul = mul};
+    chain[0].cin = 32;
+    chain[8].cout = chain[9].cout = 32;
+    check_splice(&m, chain, 9, NULL); // 7 * 2^22 and little more
+    chain[8].cout = 2048;
+    check_splice(&m, chain, 10, "network: too much work per pixel"); // 8 * 2^22 and little more
     nsvq_model_free(&m);
 }
 
@@ -462,6 +493,7 @@ int main(void)
         cmocka_unit_test(cut_or_flipped_files_are_refused),
         cmocka_unit_test(resealed_damage_is_refused_or_sound),
         cmocka_unit_test(reach_is_limited),
+        cmocka_unit_test(work_is_limited),
         cmocka_unit_test(deflate_bombs_are_refused),
         cmocka_unit_test(unsound_models_are_refused),
     };

@@ -22,11 +22,11 @@ def psnr(path, source):
 
 
 def write(driver, path, source, options):
-    if os.path.exists(path):
-        os.remove(path)
+    if gdal.VSIStatL(path) is not None:
+        gdal.Unlink(path)
     if gdal.GetDriverByName(driver).CreateCopy(path, source, 0, options) is None:
         raise RuntimeError(gdal.GetLastErrorMsg())
-    return os.path.getsize(path)
+    return gdal.VSIStatL(path).size
 
 
 def write_jpeg2000(path, source, target):
@@ -73,4 +73,5 @@ def main():
                 row("", "JPEG 2000", size, pixels, psnr(path + ".jp2", original))
 
 
-main()
+if __name__ == "__main__":
+    main()

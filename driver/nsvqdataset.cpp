@@ -184,6 +184,15 @@ void NSVQDataset::LoadGroups()
     }
 }
 
+/* COMPRESSION answers when asked for, but is not listed: rasterio fails on a listed compression that
+ * it does not know. */
+const char *NSVQDataset::GetMetadataItem(const char *pszName, const char *pszDomain)
+{
+    if (pszName && EQUAL(pszName, "COMPRESSION") && pszDomain && EQUAL(pszDomain, "IMAGE_STRUCTURE"))
+        return "NSVQ";
+    return GDALPamDataset::GetMetadataItem(pszName, pszDomain);
+}
+
 void NSVQDataset::SetStructureMetadata()
 {
     static const char *const apszCoding[] = {"", "VQ3", "VQ1", "EXACT"};
@@ -194,7 +203,6 @@ void NSVQDataset::SetStructureMetadata()
             GetRasterBand(oGroup.nFirst + i + 1)
                 ->GDALMajorObject::SetMetadataItem("CODING", apszCoding[oGroup.eCoding], "NSVQ");
     }
-    GDALMajorObject::SetMetadataItem("COMPRESSION", "NSVQ", "IMAGE_STRUCTURE");
     GDALMajorObject::SetMetadataItem("COMPRESSION_REVERSIBILITY", pszReversibility,
                                      "IMAGE_STRUCTURE");
     // One decode yields several bands: GDAL then reads all bands of a block before the next block.

@@ -124,6 +124,7 @@ class NSVQDataset final : public GDALPamDataset
     int GetGCPCount() override;
     const GDAL_GCP *GetGCPs() override;
     const OGRSpatialReference *GetGCPSpatialRef() const override;
+    const char *GetMetadataItem(const char *pszName, const char *pszDomain = "") override;
 
   protected:
     CPLErr IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize, void *pData,

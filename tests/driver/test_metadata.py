@@ -271,8 +271,8 @@ def test_later_edits_go_to_pam_and_win(tmp_path):
 def test_structure(tmp_path):
     source = memory(picture(40, 40, 4), alpha=True)
     ds = reopen(copy(tmp_path / "a.nsvq", source, "QUALITY=37"))
-    assert ds.GetMetadata("IMAGE_STRUCTURE") == {
-        "COMPRESSION": "NSVQ", "COMPRESSION_REVERSIBILITY": "LOSSY", "INTERLEAVE": "PIXEL"}
+    assert ds.GetMetadata("IMAGE_STRUCTURE") == {"COMPRESSION_REVERSIBILITY": "LOSSY", "INTERLEAVE": "PIXEL"}
+    assert ds.GetMetadataItem("COMPRESSION", "IMAGE_STRUCTURE") == "NSVQ"
     own = ds.GetMetadata("NSVQ")
     assert own["QUALITY"] == "37" and own["MODEL"] and len(own["MODEL_ID"]) == 16
     assert own["MODEL_EMBEDDED"] == "NO"

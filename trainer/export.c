@@ -66,7 +66,7 @@ static float magnitude(const float *v, size_t n, int type)
 
 void formats_calibrate(const model *m, const dataset *d, formats *f)
 {
-    float pa[NSVQ_MAX_REGISTERS] = {0}, ps[NSVQ_MAX_REGISTERS] = {0}, ph = 0;
+    float pa[NSVQ_MAX_REGISTERS] = {0}, ps[NSVQ_MAX_REGISTERS] = {0};
     uint64_t rng = 12345;
     uint8_t *rgb = malloc(256 * 256 * 3);
     forward *fw = forward_new();
@@ -84,15 +84,34 @@ void formats_calibrate(const model *m, const dataset *d, formats *f)
             ps[m->syn.l[i].dst] = fmaxf(ps[m->syn.l[i].dst],
                                         magnitude(t->v, (size_t)t->h * t->w * t->c, m->syn.l[i].out_type));
         }
-        const vq_patch *p = forward_patch(fw);
-        for (int s = 0; s < m->q.slices; s++)
-            ph = fmaxf(ph, magnitude(p->h[s], (size_t)p->n * m->q.hidden, NSVQ_U8));
     }
     forward_free(fw);
     free(rgb);
     net_formats(&m->ana, pa, PIXEL_IN, LATENT, f->ana);
     net_formats(&m->syn, ps, LATENT, PIXEL_OUT, f->syn);
-    f->hidden = ph > 0.f ? ph / 255.f : 1.f;
+}
+
+void prior_calibrate(model *m, const dataset *d, formats *f)
+{
+    const int H = m->q.hidden;
+    float *peak = calloc((size_t)H, sizeof *peak);
+    uint64_t rng = 12345;
+    uint8_t *rgb = malloc(256 * 256 * 3);
+    forward *fw = forward_new();
+    if (!peak || !rgb) abort();
+    for (int k = 0; k < N_CALIBRATION; k++) {
+        int w, h;
+        dataset_patch(d, &rng, 256, rgb, &w, &h);
+        forward_run(fw, m, rgb, w, h, 30.f + 40.f * random_unit(&rng));
+        const vq_patch *p = forward_patch(fw);
+        for (int s = 0; s < m->q.slices; s++)
+            for (int i = 0; i < p->n * H; i++) peak[i % H] = fmaxf(peak[i % H], p->h[s][i]);
+    }
+    forward_free(fw);
+    free(rgb);
+    const float top = vq_balance(&m->q, m->st.p, peak);
+    f->hidden = top / 255.f;
+    free(peak);
 }
 
 /* ---- layers ---- */
@@ -117,7 +136,8 @@ int layer_emit(const model *m, const layer *l, float in_scale, float out_scale, 
         float top = 0;
         for (int i = 0; i < taps; i++) top = fmaxf(top, fabsf(w[(size_t)i * step]));
         /* Not so fine that mul or the bias leave their range: a channel without inputs is constant. */
-        const double unit = fmax(top / 127., out_scale / in_scale / 65536.);
+        double unit = fmax(top / 127., out_scale / in_scale / 65536.);
+        unit = fmin(unit, out_scale / in_scale); /* nor too coarse for mul: the largest weights clip */
         const double factor = in_scale * unit / out_scale;
         /* u8: 12 bits of mul leave 3 to 4 bits of rounding below the result; s16: 15 bits. */
         int shift = (int)floor((l->out_type == NSVQ_U8 ? 12. : 15.) - 15. - log2(factor) - 1e-4);

@@ -4,7 +4,10 @@
 
 #include "train.h"
 
+/* Formats of analysis and synthesis. */
 void formats_calibrate(const model *m, const dataset *d, formats *f);
+/* Of the prior; before, its hidden units are scaled to equal peaks, which changes no result. */
+void prior_calibrate(model *m, const dataset *d, formats *f);
 /* One layer in integers; the caller frees the arrays (nsvq_model_free). 0, or -1 without memory. */
 int  layer_emit(const model *m, const layer *l, float in_scale, float out_scale, nsvq_layer *out);
 /* The whole model. *out is to be freed by nsvq_model_free. NULL, or what is wrong. */

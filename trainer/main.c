@@ -81,6 +81,7 @@ static int finish(model *m, const train_options *o, const dataset *d)
 {
     nsvq_model_desc desc;
     if (!m->has_formats) formats_calibrate(m, d, &m->f);
+    prior_calibrate(m, d, &m->f);
     const char *why = model_emit(m, &m->f, &desc);
     if (why) {
         fprintf(stderr, "nsvq-train: the trained weights make no valid model: %s\n", why);

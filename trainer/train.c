@@ -454,11 +454,11 @@ int train(model *m, const dataset *d, const train_options *o)
     const double before = m->trained_minutes;
     qat qt;
     int aware = 0;
-    m->has_formats = 0;
     while (!interrupted) {
         const double t = now() - start;
         const double done = o->steps ? (double)(m->step - first) / (double)o->steps : t / limit;
         if (done >= 1) break;
+        m->has_formats = aware;
         const float warm = fminf(1.f, (float)(m->step - first + 1) / 300.f);
         const float lr = o->lr * warm * (0.02f + 0.98f * 0.5f * (1.f + cosf(3.14159265f * (float)done)));
         const uint64_t seed = random_u64(&m->rng);

@@ -359,6 +359,33 @@ void vq_backward(const vq *q, const float *params, float *g, vq_patch *p, float 
     }
 }
 
+/* Inputs and bias of unit j of a layer that writes hidden units. */
+static void scale_unit(float *params, const layer *l, int j, float s)
+{
+    for (int i = 0; i < l->cin; i++) params[l->w + (size_t)j * l->cin + i] *= s;
+    params[l->b + (size_t)j] *= s;
+}
+
+float vq_balance(const vq *q, float *params, const float *peak)
+{
+    const float least = 1e-6f;
+    double sum = 0;
+    for (int j = 0; j < q->hidden; j++) sum += log(fmaxf(peak[j], least));
+    const float top = expf((float)(sum / q->hidden));
+    for (int j = 0; j < q->hidden; j++) {
+        const float s = fminf(top / fmaxf(peak[j], least), 1000.f);
+        for (int p = 0; p < NSVQ_N_PASSES; p++) scale_unit(params, &q->ctx[p], j, s);
+        for (int k = 0; k < q->slices; k++) {
+            const layer *out[2] = {&q->logit[k], &q->shiftm[k]};
+            if (k) scale_unit(params, &q->prev[k], j, s);
+            for (int o = 0; o < 2; o++)
+                for (int i = 0; i < out[o]->cout; i++)
+                    params[out[o]->w + (size_t)i * q->hidden + j] /= s;
+        }
+    }
+    return top;
+}
+
 void vq_update(vq *q, const vq_sums *sums, float decay)
 {
     const size_t n = (size_t)q->slices * q->codes;

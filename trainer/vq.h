@@ -62,6 +62,9 @@ double vq_quantise(const vq *q, const float *params, vq_patch *p, const float *y
 void vq_backward(const vq *q, const float *params, float *g, vq_patch *p, float quality, float weight);
 void vq_update(vq *q, const vq_sums *sums, float decay);
 int  vq_revive(vq *q, const vq_sums *sums, uint64_t *rng); /* returns how many codes moved */
+/* Scales the hidden units, whose largest values are in peak, so that all have the peak that is returned;
+ * what leaves them shrinks as they grow. Units near zero stay under it. */
+float vq_balance(const vq *q, float *params, const float *peak);
 void vq_patch_free(vq_patch *p);
 vq_sums *vq_sums_new(const vq *q);
 void vq_sums_clear(const vq *q, vq_sums *s);

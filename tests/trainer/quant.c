@@ -264,6 +264,7 @@ static void kernel_tables_agree(void **state)
     formats f;
     model_random(&m, &tiny_preset, 5);
     formats_calibrate(&m, &pictures, &f);
+    prior_calibrate(&m, &pictures, &f);
     check_tables(&m, &f);
     check_tables(&trained, &trained.f);
     model_free(&m);

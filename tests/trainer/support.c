@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "export.h"
 #include "random.h"
 #include "reference.h"
 #include "support.h"
@@ -113,6 +114,10 @@ void model_trained(model *m, const preset *p, const dataset *d, const char *name
     m->q.lambda50 = 0.4f;
     model_start(m, d, 1);
     if (train(m, d, &o)) abort();
+    prior_calibrate(m, d, &m->f);
+    char file[256];
+    snprintf(file, sizeof file, "%s.ckpt", name);
+    if (checkpoint_save(m, file)) abort();
 }
 
 void silence(bool on)

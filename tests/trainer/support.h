@@ -15,8 +15,8 @@ void pictures_make(dataset *d, int n);
 
 /* Random weights and codes: no start from data. */
 void model_random(model *m, const preset *p, uint64_t seed);
-/* Started on the pictures and trained for some steps, half of them quantisation-aware; the checkpoint
- * goes to NAME.ckpt. */
+/* Started on the pictures and trained for some steps, half of them quantisation-aware, all formats fixed;
+ * the checkpoint goes to NAME.ckpt. */
 void model_trained(model *m, const preset *p, const dataset *d, const char *name);
 
 /* What is printed on stderr in between is thrown away. */

@@ -475,6 +475,49 @@ static void every_choice_is_the_best(void **state)
     model_free(&m);
 }
 
+/* Hidden units of very different sizes get one peak; the bits and the latents stay. */
+static void balancing_changes_no_result(void **state)
+{
+    enum { W = 16, H = 16 };
+    model m;
+    vq_patch p = {0};
+    model_random(&m, &tiny_preset, 31);
+    m.q.lambda50 = 1e-6f; // so that choices hang on no rounding of bits
+    const vq *q = &m.q;
+    const size_t n = (size_t)(W * H * q->latent);
+    float *y = malloc(n * sizeof *y), *before = malloc(n * sizeof *y), *after = malloc(n * sizeof *y);
+    float peak[2][64] = {{0}}, top = 0;
+    assert_true(y && before && after && q->hidden <= 64);
+    ref_fill(y, n, 1.f, 5);
+    for (int j = 0; j < q->hidden; j++) { /* unit j is 2^(j % 8) times as large */
+        for (int i = 0; i < NSVQ_N_PASSES; i++) {
+            for (int c = 0; c < q->ctx[i].cin; c++)
+                m.st.p[q->ctx[i].w + (size_t)(j * q->ctx[i].cin + c)] *= (float)(1 << j % 8);
+            m.st.p[q->ctx[i].b + (size_t)j] *= (float)(1 << j % 8);
+        }
+    }
+    double bits[2];
+    for (int round = 0; round < 2; round++) {
+        bits[round] = vq_quantise(q, m.st.p, &p, y, W, H, 50, round ? after : before, NULL);
+        for (int s = 0; s < q->slices; s++)
+            for (int i = 0; i < p.n * q->hidden; i++)
+                peak[round][i % q->hidden] = fmaxf(peak[round][i % q->hidden], p.h[s][i]);
+        if (!round) top = vq_balance(q, m.st.p, peak[0]);
+    }
+    for (int j = 0; j < q->hidden; j++)
+        if (peak[0][j] > 1e-3f && fabsf(peak[1][j] / top - 1.f) > 1e-4f)
+            fail_msg("unit %d: %g, then %g, not %g", j, (double)peak[0][j], (double)peak[1][j], (double)top);
+    float largest = 0; /* random predictors let latents grow */
+    for (size_t i = 0; i < n; i++) largest = fmaxf(largest, fabsf(before[i]));
+    for (size_t i = 0; i < n; i++) assert_true(fabsf(after[i] - before[i]) < 1e-4f * largest);
+    assert_true(fabs(bits[1] / bits[0] - 1) < 1e-3);
+    free(y);
+    free(before);
+    free(after);
+    vq_patch_free(&p);
+    model_free(&m);
+}
+
 static int prepare(void **state)
 {
     preset p;
@@ -499,6 +542,7 @@ int main(void)
         cmocka_unit_test(order_and_contexts_are_the_formats),
         cmocka_unit_test(engine_chooses_the_same_codes),
         cmocka_unit_test(every_choice_is_the_best),
+        cmocka_unit_test(balancing_changes_no_result),
     };
     return cmocka_run_group_tests(tests, prepare, clear);
 }

@@ -101,6 +101,7 @@ install)
     deps
     build
     as_root cmake --install build/release
+    as_root ldconfig
     env -u GDAL_DRIVER_PATH gdalinfo --format NSVQ >/dev/null
     echo "installed: gdalinfo --format NSVQ describes the driver"
     ;;

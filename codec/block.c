@@ -13,6 +13,7 @@
 #define BATCH 32                 /* contexts gathered at a time */
 #define MAX_COST ((1 << 28) - 1) /* two of them and |code|^2 stay below 2^30 (search) */
 #define MAX_LOG2_LANES 5
+#define QUIET 32 /* bits that a code word is worth */
 
 typedef struct coder {
     const nsvq_engine *e;
@@ -31,6 +32,8 @@ typedef struct coder {
     uint8_t *h;          /* [n][H] */
     /* decoder */
     rans_reader reader;
+    uint8_t *quiet;      /* [bh][bw], or NULL */
+    int64_t quiet_limit; /* squared length of code words */
     /* encoder: y is NULL in the decoder */
     const int16_t *y;
     rans_symbol *symbols;
@@ -179,6 +182,16 @@ static void decode_slice(coder *c, const prior_position *list, int s, int n)
 
 static void encode_slice(coder *c, const prior_position *list, int s, int n);
 
+static void note_quiet(coder *c, const prior_position *list, int n)
+{
+    for (int i = 0; i < n; i++) {
+        const int16_t *code = c->code + (size_t)(i * c->n_latent);
+        int64_t length = 0;
+        for (int j = 0; j < c->n_latent; j++) length += code[j] * code[j];
+        c->quiet[list[i].y * c->block.bw + list[i].x] = length <= c->quiet_limit;
+    }
+}
+
 static void run_step(coder *c, const prior_position *list, int n)
 {
     step_context(c, list, n);
@@ -189,6 +202,7 @@ static void run_step(coder *c, const prior_position *list, int n)
         else
             decode_slice(c, list, s, n);
     }
+    if (c->quiet) note_quiet(c, list, n);
 }
 
 static void run_pass(coder *c, int pass)
@@ -204,8 +218,7 @@ static void run_pass(coder *c, int pass)
 
 /* ---- encoder ---- */
 
-/* Squared latent units per bit: lambda50 * 2^((50 - quality) / 12), rounded. */
-static uint64_t lambda_of(const nsvq_model_desc *m, int quality)
+uint64_t nsvq_lambda(const nsvq_model_desc *m, int quality)
 {
     static const uint32_t root[12] = {65536, 69433,  73562,  77936,  82570, 87480, 92682,
                                       98193, 104032, 110218, 116772, 123715}; // 2^(16 + i/12)
@@ -226,7 +239,7 @@ static void set_costs(coder *c, int quality)
     const search_tables *t = &c->e->search;
     size_t n = (size_t)c->m->n_slices * c->m->n_codes;
 
-    c->lambda = lambda_of(c->m, quality);
+    c->lambda = nsvq_lambda(c->m, quality);
     for (size_t i = 0; i < n; i++)
         c->base[i] = t->norm[i] + rate_cost(c->lambda, t->member_bits[i]);
 }
@@ -305,9 +318,10 @@ int nsvq_block_encode(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y, i
 /* ---- decoder ---- */
 
 int nsvq_block_decode(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *in, size_t size, int bw,
-                      int bh, int quality, int16_t *y_hat)
+                      int bh, int quality, int16_t *y_hat, uint8_t *quiet)
 {
-    coder c = {.e = e, .y_hat = y_hat, .block = {.bw = bw, .bh = bh, .quality = quality}};
+    coder c = {.e = e, .y_hat = y_hat, .block = {.bw = bw, .bh = bh, .quality = quality},
+               .quiet = quiet, .quiet_limit = QUIET * (int64_t)nsvq_lambda(e->m, quality)};
     int8_t seed[3];
 
     assert(bw >= 1 && bw <= NSVQ_BLOCK_LATENT && bh >= 1 && bh <= NSVQ_BLOCK_LATENT);

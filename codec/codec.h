@@ -230,6 +230,7 @@ struct entry {
     uint64_t offset;         /* in the file */
     uint32_t size;           /* 0: not stored, everything is masked */
     int16_t *latents;        /* lossy: [bh][bw][L]; NULL: zero vectors */
+    uint8_t *quiet;          /* [bh][bw], behind the latents */
     uint8_t *pixels;         /* exact: [h][w]; NULL: all nodata */
     uint8_t *mask;           /* mask layer as stored; NULL: nothing is masked, or size is 0 */
     size_t mask_bytes;

@@ -53,11 +53,13 @@ static nsvq_status take_base(const nsvq_file *f, entry *e, const part *p, nsvq_s
 
     block_extent(&f->h, c.bx, c.by, &w, &h);
     int bw = (int)(w + NSVQ_STRIDE - 1) / NSVQ_STRIDE, bh = (int)(h + NSVQ_STRIDE - 1) / NSVQ_STRIDE;
-    size_t bytes = (size_t)bw * bh * m->n_slices * m->dim * sizeof *e->latents;
-    e->latents = malloc(bytes);
+    size_t n = (size_t)bw * bh, bytes = n * m->n_slices * m->dim * sizeof *e->latents;
+    e->latents = malloc(bytes + n);
     if (!e->latents) return block_error(err, NSVQ_E_NOMEM, e, &f->h, "no memory");
-    e->bytes += bytes;
-    int rc = nsvq_block_decode(f->model->engine, s, p->p, p->size, bw, bh, f->h.quality, e->latents);
+    e->quiet = (uint8_t *)e->latents + bytes;
+    e->bytes += bytes + n;
+    int rc = nsvq_block_decode(f->model->engine, s, p->p, p->size, bw, bh, f->h.quality, e->latents,
+                               e->quiet);
     if (rc == -1) return block_error(err, NSVQ_E_NOMEM, e, &f->h, "no memory");
     if (rc) return block_error(err, NSVQ_E_CORRUPT, e, &f->h, "base layer: not a valid stream");
     return NSVQ_OK;

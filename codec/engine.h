@@ -24,6 +24,9 @@ int nsvq_engine_analysis_halo(const nsvq_engine *e);
 
 typedef struct nsvq_rect { int x, y, w, h; } nsvq_rect; /* in latents */
 
+/* Squared latent units per bit: lambda50 * 2^((50 - quality) / 12), rounded (FORMAT.md 5.6). */
+uint64_t nsvq_lambda(const nsvq_model_desc *m, int quality);
+
 /* All return 0, or -1 without memory (block_decode: or -2 when the bytes are not a block).
  *
  * rgb: window of ww x wh latents (16 pixels each way per latent), interleaved, rows `stride` apart.
@@ -38,8 +41,9 @@ int nsvq_engine_synthesise(const nsvq_engine *e, nsvq_scratch *s, const int16_t 
  * base layer, *size its bytes; y_hat the latents that block_decode makes of it. */
 int nsvq_block_encode(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y, int bw, int bh,
                       int quality, uint8_t *out, size_t cap, size_t *size, int16_t *y_hat);
+/* quiet [bh][bw] (may be NULL): 1 where the code words add little to what was predicted. */
 int nsvq_block_decode(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *in, size_t size, int bw,
-                      int bh, int quality, int16_t *y_hat);
+                      int bh, int quality, int16_t *y_hat, uint8_t *quiet);
 size_t nsvq_block_bound(const nsvq_engine *e, int bw, int bh);
 
 #endif

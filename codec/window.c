@@ -1,13 +1,16 @@
 /* window.c - windows: which tiles and blocks they need, halo, samples, the caller's strides.
  *
  * A window is cut into tiles, aligned to the grid of blocks and clipped to the window; a task is one
- * group of one tile. Its samples depend on its own blocks and, in lossy groups, on latents up to the
- * synthesis' halo around its pixels: no other block is touched, so no other block's damage can hurt. */
+ * group of one tile. Its samples depend on its own blocks and, in lossy groups, on latents around its
+ * pixels as far as the synthesis' halo and the joins between blocks reach: no other block is touched, so
+ * no other block's damage can hurt. */
 #include "codec.h"
+#include "join.h"
 
 #include <assert.h>
 
 enum {
+    JOIN_LIMIT = 32,  /* bits that a step between blocks is worth */
     TILE = 1024,      /* pixels per side: the halo's cost against memory and threads */
     STRIP = 8,        /* tiles side by side before going down: keeps the halo's latents in the cache */
     MERGE_GAP = 8192, /* bytes between two blocks that are read rather than skipped */
@@ -301,10 +304,11 @@ static void blocks_release(blocks *b, nsvq_file *f)
     cache_release(&f->cache, b->entry, n);
 }
 
-/* The latents of `around`, dense; zero where there is no block. */
-static void gather(int16_t *out, const blocks *b, const header *h, box around, size_t n_latent)
+/* The latents of `around`, dense; zero, and not quiet, where there is no block. */
+static void gather(int16_t *out, uint8_t *quiet, const blocks *b, const header *h, box around,
+                   size_t n_latent)
 {
-    size_t columns = b->at.x1 - b->at.x0, row = (around.x1 - around.x0) * n_latent;
+    size_t columns = b->at.x1 - b->at.x0, width = around.x1 - around.x0, row = width * n_latent;
 
     for (size_t i = 0; i < b->n; i++) {
         const entry *e = b->entry[i];
@@ -313,28 +317,48 @@ static void gather(int16_t *out, const blocks *b, const header *h, box around, s
         size_t n = (in.x1 - in.x0) * n_latent * sizeof *out;
         for (uint32_t y = in.y0; y < in.y1; y++) {
             int16_t *to = out + (y - around.y0) * row + (in.x0 - around.x0) * n_latent;
-            size_t from = ((size_t)(y - all.y0) * (all.x1 - all.x0) + (in.x0 - all.x0)) * n_latent;
-            if (e && e->latents)
-                memcpy(to, e->latents + from, n);
-            else
+            uint8_t *to_quiet = quiet + (y - around.y0) * width + (in.x0 - around.x0);
+            size_t from = (size_t)(y - all.y0) * (all.x1 - all.x0) + (in.x0 - all.x0);
+            if (e && e->latents) {
+                memcpy(to, e->latents + from * n_latent, n);
+                memcpy(to_quiet, e->quiet + from, in.x1 - in.x0);
+            } else {
                 memset(to, 0, n);
+                memset(to_quiet, 0, in.x1 - in.x0);
+            }
         }
     }
+}
+
+/* Edges between blocks in the window: first those between columns, then those between rows. */
+static void join_blocks(const join_window *j, box around)
+{
+    uint32_t side = NSVQ_BLOCK_LATENT;
+
+    for (uint32_t x = (around.x0 / side + 1) * side; x < around.x1; x += side)
+        join_before_column(j, (int)(x - around.x0), 0, j->h);
+    for (uint32_t y = (around.y0 / side + 1) * side; y < around.y1; y += side)
+        join_before_row(j, (int)(y - around.y0), 0, j->w);
 }
 
 static nsvq_status synthesise(tile *t, const blocks *b, box around, nsvq_error *err)
 {
     const nsvq_model *m = t->j->d->f->model;
+    const header *h = &t->j->d->f->h;
     box want = cells_of(t->at, NSVQ_STRIDE);
     size_t n_latent = (size_t)m->desc.n_slices * m->desc.dim;
     size_t ww = around.x1 - around.x0, wh = around.y1 - around.y0;
-    size_t w = want.x1 - want.x0, h = want.y1 - want.y0;
-    int16_t *latents = reserve(&t->s->latents, ww * wh * n_latent * sizeof *latents);
-    uint8_t *rgb = reserve(&t->s->samples, w * h * NSVQ_STRIDE * NSVQ_STRIDE * 3);
-    nsvq_rect rect = {(int)(want.x0 - around.x0), (int)(want.y0 - around.y0), (int)w, (int)h};
+    size_t w = want.x1 - want.x0, n_rows = want.y1 - want.y0;
+    int16_t *latents = reserve(&t->s->latents, ww * wh * (n_latent * sizeof *latents + 1));
+    uint8_t *rgb = reserve(&t->s->samples, w * n_rows * NSVQ_STRIDE * NSVQ_STRIDE * 3);
+    nsvq_rect rect = {(int)(want.x0 - around.x0), (int)(want.y0 - around.y0), (int)w, (int)n_rows};
 
     if (!latents || !rgb) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
-    gather(latents, b, &t->j->d->f->h, around, n_latent);
+    uint8_t *quiet = (uint8_t *)(latents + ww * wh * n_latent);
+    gather(latents, quiet, b, h, around, n_latent);
+    join_window join = {latents, quiet, (int)ww, (int)wh, (int)n_latent,
+                        JOIN_LIMIT * (int64_t)nsvq_lambda(&m->desc, h->quality)};
+    join_blocks(&join, around);
     t->stride = (ptrdiff_t)(w * NSVQ_STRIDE * 3);
     if (nsvq_engine_synthesise(m->engine, t->s->scratch, latents, (int)ww, (int)wh, rect, rgb, t->stride))
         return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
@@ -501,7 +525,7 @@ static nsvq_status lossy_tile(tile *t, nsvq_error *err)
 {
     nsvq_file *f = t->j->d->f;
     const group *g = &f->h.groups[t->g];
-    uint32_t halo = (uint32_t)nsvq_engine_synthesis_halo(f->model->engine);
+    uint32_t halo = (uint32_t)nsvq_engine_synthesis_halo(f->model->engine) + JOIN_REACH;
     box picture = cells_of((box){0, 0, f->h.width, f->h.height}, NSVQ_STRIDE);
     box around = grown(cells_of(t->at, NSVQ_STRIDE), halo, picture);
     size_t n;

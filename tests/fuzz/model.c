@@ -54,7 +54,7 @@ static void run_encoder(const nsvq_engine *e, nsvq_scratch *s, result *r)
     REQUIRE(nsvq_block_bound(e, W, H) <= sizeof r->stream);
     REQUIRE(nsvq_block_encode(e, s, r->y, W, H, 50, r->stream, sizeof r->stream, &r->n_stream,
                               r->coded) == 0);
-    REQUIRE(nsvq_block_decode(e, s, r->stream, r->n_stream, W, H, 50, back) == 0);
+    REQUIRE(nsvq_block_decode(e, s, r->stream, r->n_stream, W, H, 50, back, NULL) == 0);
     REQUIRE(!memcmp(back, r->coded, sizeof back));
     memset(r->coded, 0, sizeof r->coded);
 }
@@ -73,7 +73,7 @@ static void run_engine(const nsvq_model_desc *m, unsigned cpu, result *r)
     if (m->has_analysis) run_encoder(e, s, r);
     noise(in, sizeof in);
     in[0] = 2; // four lanes
-    nsvq_block_decode(e, s, in, sizeof in, W, H, 100, r->coded);
+    nsvq_block_decode(e, s, in, sizeof in, W, H, 100, r->coded, NULL);
     REQUIRE(nsvq_engine_synthesise(e, s, r->coded, W, H, all, r->rgb, W * 48) == 0);
     nsvq_scratch_destroy(s);
     nsvq_engine_destroy(e);

@@ -350,7 +350,7 @@ static void compare_block(block *b, const nsvq_engine *e, nsvq_scratch *sc, cons
     vq_patch p = {0};
     assert_true(bytes && decoded && fy && fy_hat);
     assert_int_equal(nsvq_block_encode(e, sc, y, b->w, b->h, b->quality, bytes, cap, &used, b->y_hat), 0);
-    assert_int_equal(nsvq_block_decode(e, sc, bytes, used, b->w, b->h, b->quality, decoded), 0);
+    assert_int_equal(nsvq_block_decode(e, sc, bytes, used, b->w, b->h, b->quality, decoded, NULL), 0);
     assert_memory_equal(decoded, b->y_hat, n * L * sizeof *decoded);
     read_block(b, bytes, used);
     assert_memory_equal(decoded, b->y_hat, n * L * sizeof *decoded);

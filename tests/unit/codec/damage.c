@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "codec.h"
+#include "join.h"
 #include "support.h"
 
 /* Every kind of part in few bytes: two groups, masks, an exact band, metadata, two blocks a group. */
@@ -173,7 +174,7 @@ static void check_locality(nsvq_file *f, const picture *p, const uint8_t *whole,
 
 static void locality(void **state)
 {
-    uint32_t halo = (uint32_t)nsvq_engine_synthesis_halo(test_model()->engine);
+    uint32_t halo = (uint32_t)nsvq_engine_synthesis_halo(test_model()->engine) + JOIN_REACH;
     picture p = picture_make(1700, 1100, 3, 2);
     blob b = encode(&p, 2, 2);
     nsvq_file *f = open_blob(&b);

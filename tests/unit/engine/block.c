@@ -186,7 +186,7 @@ static size_t check_block(fixture *f, int bw, int bh, int quality)
         assert_memory_equal(f->back, f->y_hat, n);
         memset(f->back, 0x55, n);
         assert_int_equal(
-            nsvq_block_decode(f->engine[i], f->s, f->bytes, size, bw, bh, quality, f->back), 0);
+            nsvq_block_decode(f->engine[i], f->s, f->bytes, size, bw, bh, quality, f->back, NULL), 0);
         assert_memory_equal(f->back, f->y_hat, n);
     }
     return size;
@@ -264,7 +264,7 @@ static void decoding_needs_no_analysis(void **state)
     assert_int_equal(nsvq_model_load(&bare, bytes, size, NULL), 0);
     nsvq_kernels_init(&k, nsvq_cpu_detect());
     nsvq_engine *e = nsvq_engine_create(&bare, &k);
-    assert_int_equal(nsvq_block_decode(e, f.s, f.bytes, block, 20, 11, 40, f.back), 0);
+    assert_int_equal(nsvq_block_decode(e, f.s, f.bytes, block, 20, 11, 40, f.back, NULL), 0);
     assert_memory_equal(f.back, f.y_hat, (size_t)(20 * 11 * f.n_latent) * sizeof *f.back);
     nsvq_engine_destroy(e);
     nsvq_model_free(&bare);
@@ -280,7 +280,7 @@ static int decode_copy(fixture *f, const uint8_t *bytes, size_t size, int bw, in
     assert_non_null(copy);
     memcpy(copy, bytes, size);
     int st =
-        nsvq_block_decode(f->engine[0], f->s, size ? copy : copy + 1, size, bw, bh, 50, f->back);
+        nsvq_block_decode(f->engine[0], f->s, size ? copy : copy + 1, size, bw, bh, 50, f->back, NULL);
     free(copy);
     assert_true(st == 0 || st == -2);
     return st;

@@ -258,7 +258,7 @@ static void run_model(const nsvq_model_desc *m)
     assert_true(e && s && y);
     for (int i = 0; i < 64; i++) noise[i] = (uint8_t)(i * 37 + 8);
     noise[0] = 1;
-    int st = nsvq_block_decode(e, s, noise, sizeof noise, 4, 3, 50, y);
+    int st = nsvq_block_decode(e, s, noise, sizeof noise, 4, 3, 50, y, NULL);
     assert_true(st == 0 || st == -2);
     assert_int_equal(nsvq_engine_synthesise(e, s, y, 4, 3, all, rgb, 4 * 48), 0);
     if (m->has_analysis) assert_int_equal(nsvq_engine_analyse(e, s, rgb, 4 * 48, 4, 3, all, y), 0);

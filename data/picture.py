@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """Make README's picture: a window of a drawn scene, as it is, in NSVQ, in JPEG 2000 of as many bytes.
 
-Needs the driver (GDAL_DRIVER_PATH) and the scene: nsvq-scenes --count 1 --size 1536 --seed N FOLDER.
+usage: picture.py SCENE X Y SIDE OUT.png. README's: the first scene of ./setup.sh demo, 500 500 320.
+Needs the driver (GDAL_DRIVER_PATH).
 """
 import os
 import sys
@@ -21,14 +22,13 @@ def main():
     compare.write_jpeg2000("/vsimem/a.jp2", source, size)
     panels = [gdal.Open(path).ReadAsArray(x, y, side, side)[:3] for path in (scene, "/vsimem/a.nsvq", "/vsimem/a.jp2")]
     white = np.full((3, side, GAP), 255, np.uint8)
-    pixels = np.concatenate([panels[0], white, panels[1], white, panels[2]], 2)
-    memory = gdal.GetDriverByName("MEM").Create("", pixels.shape[2], side, 3)
-    memory.WriteArray(pixels)
+    row = np.concatenate([panels[0], white, panels[1], white, panels[2]], 2)
+    memory = gdal.GetDriverByName("MEM").Create("", row.shape[2], side, 3)
+    memory.WriteArray(row)
     gdal.GetDriverByName("PNG").CreateCopy(out, memory, 1, ["ZLEVEL=9"]).FlushCache()
     pixels = source.RasterXSize * source.RasterYSize
     for path in "/vsimem/a.nsvq", "/vsimem/a.jp2":
-        bits = 8 * gdal.VSIStatL(path).size / pixels
-        print(f"{path[8:]}: {bits:.4f} bpp, {compare.psnr(path, source.ReadAsArray()):.2f} dB")
+        compare.row(scene[-28:], path[10:], gdal.VSIStatL(path).size, pixels, compare.psnr(path, source.ReadAsArray()))
     if os.path.exists(out + ".aux.xml"):
         os.remove(out + ".aux.xml")
 

@@ -2,18 +2,18 @@
  *
  * Encoder and decoder run the same steps; where the decoder reads the codeword of a slice at a
  * position, the encoder chooses it, by |r - c|^2 + lambda * bits, and notes its two symbols.
- * May include: engine_impl.h, rans.h. */
+ * May include: engine_impl.h, join.h, rans.h. */
 #include <assert.h>
 #include <string.h>
 
 #include "engine_impl.h"
+#include "join.h"
 #include "rans.h"
 
 #define HEAD_BYTES 4             /* lanes, seed */
 #define BATCH 32                 /* contexts gathered at a time */
 #define MAX_COST ((1 << 28) - 1) /* two of them and |code|^2 stay below 2^30 (search) */
 #define MAX_LOG2_LANES 5
-#define QUIET 32 /* bits that a code word is worth */
 
 typedef struct coder {
     const nsvq_engine *e;
@@ -180,8 +180,6 @@ static void decode_slice(coder *c, const prior_position *list, int s, int n)
     }
 }
 
-static void encode_slice(coder *c, const prior_position *list, int s, int n);
-
 static void note_quiet(coder *c, const prior_position *list, int n)
 {
     for (int i = 0; i < n; i++) {
@@ -191,6 +189,8 @@ static void note_quiet(coder *c, const prior_position *list, int n)
         c->quiet[list[i].y * c->block.bw + list[i].x] = length <= c->quiet_limit;
     }
 }
+
+static void encode_slice(coder *c, const prior_position *list, int s, int n);
 
 static void run_step(coder *c, const prior_position *list, int n)
 {
@@ -216,8 +216,6 @@ static void run_pass(coder *c, int pass)
         run_step(c, c->list, n);
 }
 
-/* ---- encoder ---- */
-
 uint64_t nsvq_lambda(const nsvq_model_desc *m, int quality)
 {
     static const uint32_t root[12] = {65536, 69433,  73562,  77936,  82570, 87480, 92682,
@@ -226,6 +224,8 @@ uint64_t nsvq_lambda(const nsvq_model_desc *m, int quality)
     int shift = 16 - octave;
     return ((uint64_t)m->lambda50 * root[i] + (1u << (shift - 1))) >> shift;
 }
+
+/* ---- encoder ---- */
 
 /* bits: unit 1/256 bit. */
 static int32_t rate_cost(uint64_t lambda, uint32_t bits)
@@ -321,7 +321,7 @@ int nsvq_block_decode(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *in, 
                       int bh, int quality, int16_t *y_hat, uint8_t *quiet)
 {
     coder c = {.e = e, .y_hat = y_hat, .block = {.bw = bw, .bh = bh, .quality = quality},
-               .quiet = quiet, .quiet_limit = QUIET * (int64_t)nsvq_lambda(e->m, quality)};
+               .quiet = quiet, .quiet_limit = JOIN_BITS * (int64_t)nsvq_lambda(e->m, quality)};
     int8_t seed[3];
 
     assert(bw >= 1 && bw <= NSVQ_BLOCK_LATENT && bh >= 1 && bh <= NSVQ_BLOCK_LATENT);

@@ -7,6 +7,7 @@
 #include "nsvq.h"
 #include "bytes.h"
 #include "engine.h"
+#include "model/checksum.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -119,14 +120,6 @@ nsvq_status copy_options(void *dst, size_t known, const void *src, const char *w
 nsvq_status source_read(const nsvq_source *src, uint64_t offset, void *buf, size_t len,
                         const char *what, nsvq_error *err);
 uint32_t checksum(uint32_t seed, const void *bytes, size_t n); /* zlib's crc32 */
-static inline bool same_checksum(uint64_t stored, uint64_t computed)
-{
-#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
-    return true; // so that a fuzzer gets behind them
-#else
-    return stored == computed;
-#endif
-}
 
 /* ---- header.c ---- */
 

@@ -6,7 +6,8 @@
 
 #include <stdint.h>
 
-#define JOIN_REACH 6 /* latents on each side of an edge */
+#define JOIN_REACH 6  /* latents on each side of an edge */
+#define JOIN_BITS  32 /* squared lengths of code words and of steps, in units of lambda: small up to here */
 
 typedef struct join_window {
     int16_t       *latents; /* [h][w][n_latent] */

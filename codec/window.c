@@ -10,7 +10,6 @@
 #include <assert.h>
 
 enum {
-    JOIN_LIMIT = 32,  /* bits that a step between blocks is worth */
     TILE = 1024,      /* pixels per side: the halo's cost against memory and threads */
     STRIP = 8,        /* tiles side by side before going down: keeps the halo's latents in the cache */
     MERGE_GAP = 8192, /* bytes between two blocks that are read rather than skipped */
@@ -357,7 +356,7 @@ static nsvq_status synthesise(tile *t, const blocks *b, box around, nsvq_error *
     uint8_t *quiet = (uint8_t *)(latents + ww * wh * n_latent);
     gather(latents, quiet, b, h, around, n_latent);
     join_window join = {latents, quiet, (int)ww, (int)wh, (int)n_latent,
-                        JOIN_LIMIT * (int64_t)nsvq_lambda(&m->desc, h->quality)};
+                        JOIN_BITS * (int64_t)nsvq_lambda(&m->desc, h->quality)};
     join_blocks(&join, around);
     t->stride = (ptrdiff_t)(w * NSVQ_STRIDE * 3);
     if (nsvq_engine_synthesise(m->engine, t->s->scratch, latents, (int)ww, (int)wh, rect, rgb, t->stride))

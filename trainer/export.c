@@ -64,54 +64,74 @@ static float magnitude(const float *v, size_t n, int type)
     return top * (float)(b + 1) / BINS;
 }
 
-void formats_calibrate(const model *m, const dataset *d, formats *f)
+/* Runs the float model on N_CALIBRATION patches, the same in every call; take sees each. */
+static void calibrate(const model *m, const dataset *d, void (*take)(void *user, const forward *fw),
+                      void *user)
 {
-    float pa[NSVQ_MAX_REGISTERS] = {0}, ps[NSVQ_MAX_REGISTERS] = {0};
     uint64_t rng = 12345;
     uint8_t *rgb = malloc(256 * 256 * 3);
     forward *fw = forward_new();
+    if (!rgb) abort();
     for (int k = 0; k < N_CALIBRATION; k++) {
         int w, h;
         dataset_patch(d, &rng, 256, rgb, &w, &h);
         forward_run(fw, m, rgb, w, h, 30.f + 40.f * random_unit(&rng));
-        for (int i = 0; i < m->ana.n_layers; i++) {
-            const tensor *t = &forward_analysis(fw)->r[m->ana.l[i].dst];
-            pa[m->ana.l[i].dst] = fmaxf(pa[m->ana.l[i].dst],
-                                        magnitude(t->v, (size_t)t->h * t->w * t->c, m->ana.l[i].out_type));
-        }
-        for (int i = 0; i < m->syn.n_layers; i++) {
-            const tensor *t = &forward_synthesis(fw)->r[m->syn.l[i].dst];
-            ps[m->syn.l[i].dst] = fmaxf(ps[m->syn.l[i].dst],
-                                        magnitude(t->v, (size_t)t->h * t->w * t->c, m->syn.l[i].out_type));
-        }
+        take(user, fw);
     }
     forward_free(fw);
     free(rgb);
-    net_formats(&m->ana, pa, PIXEL_IN, LATENT, f->ana);
-    net_formats(&m->syn, ps, LATENT, PIXEL_OUT, f->syn);
+}
+
+typedef struct peaks {
+    const model *m;
+    float ana[NSVQ_MAX_REGISTERS], syn[NSVQ_MAX_REGISTERS];
+} peaks;
+
+static void raise_registers(const network *n, const workspace *ws, float *peak)
+{
+    for (int i = 0; i < n->n_layers; i++) {
+        const layer *l = &n->l[i];
+        const tensor *t = &ws->r[l->dst];
+        peak[l->dst] = fmaxf(peak[l->dst], magnitude(t->v, (size_t)t->h * t->w * t->c, l->out_type));
+    }
+}
+
+static void take_registers(void *user, const forward *fw)
+{
+    peaks *p = user;
+    raise_registers(&p->m->ana, forward_analysis(fw), p->ana);
+    raise_registers(&p->m->syn, forward_synthesis(fw), p->syn);
+}
+
+void formats_calibrate(const model *m, const dataset *d, formats *f)
+{
+    peaks p = {.m = m};
+    calibrate(m, d, take_registers, &p);
+    net_formats(&m->ana, p.ana, PIXEL_IN, LATENT, f->ana);
+    net_formats(&m->syn, p.syn, LATENT, PIXEL_OUT, f->syn);
+}
+
+typedef struct hidden_peaks {
+    const vq *q;
+    float *peak; /* [hidden] */
+} hidden_peaks;
+
+static void take_hidden(void *user, const forward *fw)
+{
+    const hidden_peaks *h = user;
+    const vq_patch *p = forward_patch(fw);
+    const int H = h->q->hidden;
+    for (int s = 0; s < h->q->slices; s++)
+        for (int i = 0; i < p->n * H; i++) h->peak[i % H] = fmaxf(h->peak[i % H], p->h[s][i]);
 }
 
 void prior_calibrate(model *m, const dataset *d, formats *f)
 {
-    const int H = m->q.hidden;
-    float *peak = calloc((size_t)H, sizeof *peak);
-    uint64_t rng = 12345;
-    uint8_t *rgb = malloc(256 * 256 * 3);
-    forward *fw = forward_new();
-    if (!peak || !rgb) abort();
-    for (int k = 0; k < N_CALIBRATION; k++) {
-        int w, h;
-        dataset_patch(d, &rng, 256, rgb, &w, &h);
-        forward_run(fw, m, rgb, w, h, 30.f + 40.f * random_unit(&rng));
-        const vq_patch *p = forward_patch(fw);
-        for (int s = 0; s < m->q.slices; s++)
-            for (int i = 0; i < p->n * H; i++) peak[i % H] = fmaxf(peak[i % H], p->h[s][i]);
-    }
-    forward_free(fw);
-    free(rgb);
-    const float top = vq_balance(&m->q, m->st.p, peak);
-    f->hidden = top / 255.f;
-    free(peak);
+    hidden_peaks h = {&m->q, calloc((size_t)m->q.hidden, sizeof *h.peak)};
+    if (!h.peak) abort();
+    calibrate(m, d, take_hidden, &h);
+    f->hidden = vq_balance(&m->q, m->st.p, h.peak) / 255.f;
+    free(h.peak);
 }
 
 /* ---- layers ---- */
@@ -320,11 +340,10 @@ int model_export(const model *m, const formats *f, const char *name, const char 
 {
     nsvq_model_desc desc;
     const char *why = model_emit(m, f, &desc);
+    if (!why && nsvq_model_set_name(&desc, name)) why = "cannot have this name";
     size_t size = 0;
     uint8_t *bytes = NULL;
     if (!why) {
-        memset(desc.name, 0, sizeof desc.name);
-        snprintf(desc.name, sizeof desc.name, "%s", name);
         desc.card = strdup(card);
         desc.card_bytes = strlen(card);
         desc.master = master_make(m, f, &desc.master_bytes);

@@ -51,14 +51,6 @@ static double number(const char *v, double low, double high, int *bad)
     return low;
 }
 
-static int name_fits(const char *s) /* FORMAT.md 6: 1 to 31 printable ASCII characters */
-{
-    const size_t n = strlen(s);
-    for (size_t i = 0; i < n; i++)
-        if (s[i] < 32 || s[i] > 126) return 0;
-    return n >= 1 && n <= 31;
-}
-
 static char *make_card(const model *m, const train_options *o, const dataset *d, figures f, figures i)
 {
     char *card = malloc(2048), day[32] = "";
@@ -73,7 +65,8 @@ static char *make_card(const model *m, const train_options *o, const dataset *d,
                  "%s (%d patches, quality 50): float %.3f dB %.4f bpp, integer %.3f dB %.4f bpp\n",
                  m->pre.name, day, d->n, d->pixels / 1e6, d->n_classes, m->step, m->trained_mpixel,
                  m->trained_minutes, o->batch, o->patch, o->patch, (double)o->lr, (double)m->q.lambda50,
-                 (double)o->qat, d->n_held_out ? "held out" : "trained on, none held out", f.n, f.psnr, f.bpp, i.psnr, i.bpp);
+                 (double)o->qat, d->n_held_out ? "held out" : "trained on, none held out", f.n, f.psnr,
+                 f.bpp, i.psnr, i.bpp);
     return card;
 }
 
@@ -132,14 +125,13 @@ static int run_training(const train_options *o)
         bad = model_from_master(&m, o->init);
     } else {
         model_build(&m, &p);
-        if (o->lambda > 0) m.q.lambda50 = o->lambda; // the start depends on it
-        model_start(&m, &d, o->quiet);
     }
     if (bad) {
         dataset_free(&d);
         return 3;
     }
     if (o->lambda > 0) m.q.lambda50 = o->lambda;
+    if (!o->resume && !o->init) model_start(&m, &d, o->quiet);
     bad = train(&m, &d, o) || finish(&m, o, &d);
     model_free(&m);
     dataset_free(&d);
@@ -209,7 +201,8 @@ int main(int argc, char **argv)
     }
     if (!o.data) return usage("--data is missing");
     if (bad || o.patch % 64) return usage("an option's value is no number or out of range");
-    if (!name_fits(o.name)) return usage("--name: not 1 to 31 printable ASCII characters");
+    nsvq_model_desc named;
+    if (nsvq_model_set_name(&named, o.name)) return usage("--name: not 1 to 31 printable ASCII characters");
     if (pack) return out_given ? run_pack(o.data, o.out, part_mib, o.quiet) : usage("pack: --out is missing");
     return run_training(&o);
 }

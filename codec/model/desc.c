@@ -220,6 +220,14 @@ static bool name_is_fine(const nsvq_model_desc *m)
     return n > 0 && n < sizeof m->name;
 }
 
+int nsvq_model_set_name(nsvq_model_desc *m, const char *name)
+{
+    memset(m->name, 0, sizeof m->name);
+    if (strlen(name) >= sizeof m->name) return -1;
+    memcpy(m->name, name, strlen(name));
+    return name_is_fine(m) ? 0 : -1;
+}
+
 static const char *check_codes(const nsvq_model_desc *m)
 {
     if (m->n_slices < 1 || m->n_slices > NSVQ_MAX_SLICES) return "number of slices";

@@ -81,6 +81,8 @@ typedef struct nsvq_model_desc {
 /* Checks every shape, register, shift and worst-case accumulator. Returns NULL when fine, else a
  * static text that names what is wrong. */
 const char *nsvq_model_check(const nsvq_model_desc *m);
+/* 0, or -1 when the name is not 1 to 31 printable ASCII characters. */
+int nsvq_model_set_name(nsvq_model_desc *m, const char *name);
 void nsvq_model_free(nsvq_model_desc *m); /* frees the arrays, not m itself */
 
 /* Model file (FORMAT.md "Model"). load: bytes are hostile; allocations never outgrow the input; the

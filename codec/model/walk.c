@@ -7,6 +7,7 @@
 
 #include <zlib.h>
 
+#include "checksum.h"
 #include "desc.h"
 #include "io.h"
 #include "sha256.h"
@@ -315,15 +316,6 @@ static int identify_part(loader *l, const uint8_t *head, int *index)
     return 0;
 }
 
-static bool same_crc(uint32_t stored, uint32_t computed)
-{
-#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
-    return true;
-#else
-    return stored == computed;
-#endif
-}
-
 static int load_part(loader *l)
 {
     const uint8_t *head = l->p, *payload = l->p + PART_BYTES, *plain;
@@ -334,7 +326,7 @@ static int load_part(loader *l)
     uint32_t n = io_get(head + 8, 4);
     if (n > (size_t)(l->end - payload) || n > MAX_PART)
         return fail(l, FAIL_BYTES, "model part beyond the end of the file");
-    if (!same_crc(io_get(head + 16, 4), part_crc(head, payload, n)))
+    if (!same_checksum(io_get(head + 16, 4), part_crc(head, payload, n)))
         return fail(l, FAIL_BYTES, "model part with a wrong checksum");
     l->p = payload + n;
     if ((st = identify_part(l, head, &index)) || index < 0) return st;
@@ -352,7 +344,7 @@ static int load_file(loader *l)
 
     if (l->end - head < HEADER_BYTES || memcmp(head, signature, sizeof signature))
         return fail(l, FAIL_BYTES, "not a model file");
-    if (!same_crc(io_get(head + 16, 4), (uint32_t)crc32(crc32(0, NULL, 0), head, HEADER_BYTES - 4)))
+    if (!same_checksum(io_get(head + 16, 4), (uint32_t)crc32(crc32(0, NULL, 0), head, HEADER_BYTES - 4)))
         return fail(l, FAIL_BYTES, "model header with a wrong checksum");
     if (io_get(head + 8, 2) != VERSION) return fail(l, FAIL_VERSION, "model of an unknown version");
     if (io_get(head + 12, 4) != (size_t)(l->end - head))

@@ -18,9 +18,10 @@
 #define MAX_DIM 32
 #define MAX_SHIFT 24
 #define MAX_SEED_SHIFT 6
-#define STRIDE 16 /* pixels per latent */
+#define MAX_GAIN 2048 /* 8 octaves of 1/256, 16 of 1/128 */
+#define MAX_RAW_BITS 12
 #define MAX_REACH 512 /* pixels: a block */
-#define MAX_WORK (1u << 25) /* multiplications per latent: 131 thousand per pixel */
+#define MAX_WORK (UINT64_C(1) << 29) /* multiplications per 64 x 64 pixels: 131 thousand per pixel */
 
 typedef struct reg {
     bool written, read;
@@ -91,7 +92,7 @@ static const char *check_space_to_depth(const nsvq_layer *l, const reg *src, con
     if (l->cin != src->channels || l->cout != (uint32_t)l->cin * l->k * l->k)
         return "space to depth: bad channels";
     if (l->out_type != l->in_type) return "space to depth: changes the type";
-    if (src->stride * l->k > STRIDE) return "space to depth: beyond the stride of the latents";
+    if (src->stride * l->k > NSVQ_Z_STRIDE) return "space to depth: beyond the coarsest grid";
     dst->channels = l->cout;
     dst->stride = (uint8_t)(src->stride * l->k);
     dst->max = src->max;
@@ -130,10 +131,10 @@ static const char *check_layer(const nsvq_layer *l, reg *regs)
     return NULL;
 }
 
-/* Multiplications per latent of a sound layer that writes dst. */
+/* Multiplications per 64 x 64 pixels of a sound layer that writes dst. */
 static uint64_t work_of(const nsvq_layer *l, const reg *dst)
 {
-    uint64_t side = STRIDE / dst->stride;
+    uint64_t side = NSVQ_Z_STRIDE / dst->stride;
 
     if (l->kind == NSVQ_LAYER_SPACE_TO_DEPTH) return 0;
     if (l->kind == NSVQ_LAYER_DEPTHWISE) return side * side * l->k * l->k * l->cout;
@@ -167,7 +168,7 @@ static const char *check_net(const nsvq_net *net, reg in, reg out)
     return NULL;
 }
 
-static bool prior_shape(const nsvq_layer *l, int in_type, int cin, int out_type, int cout)
+static bool plain_shape(const nsvq_layer *l, int in_type, int cin, int out_type, int cout)
 {
     return l->kind == NSVQ_LAYER_POINTWISE && l->k == 1 && l->rep == 1 && l->in_type == in_type &&
            l->out_type == out_type && l->cin == cin && l->cout == cout;
@@ -182,16 +183,16 @@ static const char *check_prior(const nsvq_model_desc *m)
 
     if (h < 1 || h > NSVQ_MAX_CHANNELS) return "prior: hidden channels";
     for (int i = 0; i < NSVQ_N_PASSES; i++) {
-        if (!prior_shape(&p->mean[i], NSVQ_S16, n_ctx, NSVQ_S16, n_latent) ||
-            !prior_shape(&p->ctx[i], NSVQ_S16, n_ctx, NSVQ_S16, h))
+        if (!plain_shape(&p->mean[i], NSVQ_S16, n_ctx, NSVQ_S16, n_latent) ||
+            !plain_shape(&p->ctx[i], NSVQ_S16, n_ctx, NSVQ_S16, h))
             return "prior: pass layer of the wrong shape";
         if ((why = check_arithmetic(&p->mean[i], NSVQ_LATENT_MAX))) return why;
         if ((why = check_arithmetic(&p->ctx[i], NSVQ_LATENT_MAX))) return why;
     }
     for (int s = 0; s < m->n_slices; s++) {
-        if ((s > 0 && !prior_shape(&p->prev[s], NSVQ_S16, s * m->dim, NSVQ_U8, h)) ||
-            !prior_shape(&p->logit[s], NSVQ_U8, h, NSVQ_S16, n_cells) ||
-            !prior_shape(&p->shiftm[s], NSVQ_U8, h, NSVQ_S16, m->dim))
+        if ((s > 0 && !plain_shape(&p->prev[s], NSVQ_S16, s * m->dim, NSVQ_U8, h)) ||
+            !plain_shape(&p->logit[s], NSVQ_U8, h, NSVQ_S16, n_cells) ||
+            !plain_shape(&p->shiftm[s], NSVQ_U8, h, NSVQ_S16, m->dim))
             return "prior: slice layer of the wrong shape";
         if (s > 0 && (why = check_arithmetic(&p->prev[s], NSVQ_CODE_MAX))) return why;
         if ((why = check_arithmetic(&p->logit[s], MAX_U8))) return why;
@@ -243,23 +244,89 @@ static const char *check_codes(const nsvq_model_desc *m)
     return NULL;
 }
 
+static const char *check_vq(const nsvq_model_desc *m)
+{
+    const char *why = check_codes(m);
+
+    if (why) return why;
+    if (m->stride != 16) return "stride";
+    if (m->latent != m->n_slices * m->dim) return "number of latents";
+    return check_prior(m);
+}
+
+static const char *check_classes(const nsvq_hyper *h)
+{
+    if (!h->shift || !h->half || !h->freq) return "hyper: no tables";
+    if (h->first_class >= NSVQ_N_CLASSES) return "hyper: first class";
+    for (int c = 0; c < NSVQ_N_CLASSES; c++) {
+        const uint16_t *freq = h->freq + c * NSVQ_CLASS_SYMBOLS;
+        int n = 2 * h->half[c] + 2;
+        uint32_t sum = 0;
+        if (h->shift[c] > MAX_RAW_BITS || n > NSVQ_CLASS_SYMBOLS) return "hyper: bad class";
+        for (int i = 0; i < NSVQ_CLASS_SYMBOLS; i++) {
+            if ((freq[i] > 0) != (i < n)) return "hyper: a symbol without frequency, or one too many";
+            sum += freq[i];
+        }
+        if (sum != 1u << 15) return "hyper: frequencies do not sum to 32768";
+    }
+    return NULL;
+}
+
+static const char *check_hyper(const nsvq_model_desc *m)
+{
+    const nsvq_hyper *h = &m->hyper;
+    int n = m->latent, per = NSVQ_Z_STRIDE / m->stride * (NSVQ_Z_STRIDE / m->stride);
+    const reg z = {.type = NSVQ_S16, .stride = NSVQ_Z_STRIDE, .channels = h->z};
+    const reg y = {.type = NSVQ_S16, .stride = m->stride, .channels = m->latent,
+                   .max = NSVQ_LATENT_MAX};
+    const reg z_in = {.type = NSVQ_S16, .stride = NSVQ_Z_STRIDE, .channels = h->z + NSVQ_N_EXTRA,
+                      .max = NSVQ_LATENT_MAX};
+    const reg out = {.type = NSVQ_U8, .stride = NSVQ_Z_STRIDE,
+                     .channels = (uint32_t)h->side * (uint32_t)per};
+    const char *why;
+
+    if (h->z < 1 || h->z > NSVQ_MAX_Z || h->side < 1) return "hyper: channels";
+    if ((why = check_net(&h->synthesis, z_in, out))) return why;
+    if (m->has_analysis && (why = check_net(&h->analysis, y, z))) return why;
+    if (!plain_shape(&h->scale, NSVQ_U8, h->side, NSVQ_S16, n) ||
+        !plain_shape(&h->base, NSVQ_U8, h->side, NSVQ_S16, n))
+        return "hyper: side layer of the wrong shape";
+    if ((why = check_arithmetic(&h->scale, MAX_U8))) return why;
+    if ((why = check_arithmetic(&h->base, MAX_U8))) return why;
+    for (int p = 1; p < NSVQ_N_PASSES; p++) {
+        if (!plain_shape(&h->mean[p], NSVQ_S16, 4 * n + NSVQ_N_EXTRA, NSVQ_S16, n))
+            return "hyper: pass layer of the wrong shape";
+        if ((why = check_arithmetic(&h->mean[p], NSVQ_LATENT_MAX))) return why;
+    }
+    if (!h->gain || !h->z_mean || !h->z_scale) return "hyper: no gains";
+    for (int i = 0; i < NSVQ_N_GAINS * (n + h->z); i++)
+        if (abs(h->gain[i]) > MAX_GAIN) return "hyper: gain out of range";
+    for (int i = 0; i < h->z; i++)
+        if (abs(h->z_mean[i]) > NSVQ_LATENT_MAX || abs(h->z_scale[i]) > MAX_GAIN)
+            return "hyper: mean or scale out of range";
+    return check_classes(h);
+}
+
 const char *nsvq_model_check(const nsvq_model_desc *m)
 {
     const char *why;
 
     if (!name_is_fine(m)) return "name is not 1 to 31 printable ASCII characters, zero-padded";
-    if ((why = check_codes(m))) return why;
+    if (m->family != NSVQ_FAMILY_VQ && m->family != NSVQ_FAMILY_HYPER) return "unknown family";
+    if (m->stride != 8 && m->stride != 16) return "stride";
+    if (m->latent < 1 || 4 * m->latent + NSVQ_N_EXTRA > NSVQ_MAX_CHANNELS) return "number of latents";
 
-    uint32_t n_latent = (uint32_t)m->n_slices * m->dim;
-    const reg latent = {
-        .type = NSVQ_S16, .stride = STRIDE, .channels = n_latent, .max = NSVQ_LATENT_MAX};
-    const reg pixels = {.type = NSVQ_S16, .stride = STRIDE, .channels = 768};
+    bool hyper = m->family == NSVQ_FAMILY_HYPER;
+    const reg y = {.type = NSVQ_S16, .stride = m->stride, .channels = m->latent};
+    const reg y_hat = {.type = NSVQ_S16, .stride = m->stride, .max = NSVQ_LATENT_MAX,
+                       .channels = m->latent + (hyper ? NSVQ_N_EXTRA : 0u)};
+    const reg pixels = {.type = NSVQ_S16, .stride = m->stride, .channels = 3u * m->stride * m->stride};
     const reg quarter = {.type = NSVQ_S16, .stride = 4, .channels = 48, .max = MAX_PIXEL};
 
-    if ((why = check_net(&m->synthesis, latent, pixels))) return why;
+    if ((why = check_net(&m->synthesis, y_hat, pixels))) return why;
     if (m->has_analysis > 1) return "analysis flag is not 0 or 1";
-    if (m->has_analysis && (why = check_net(&m->analysis, quarter, latent))) return why;
-    return check_prior(m);
+    if (m->has_analysis && (why = check_net(&m->analysis, quarter, y))) return why;
+    return hyper ? check_hyper(m) : check_vq(m);
 }
 
 static void free_layer(nsvq_layer *l)
@@ -270,6 +337,23 @@ static void free_layer(nsvq_layer *l)
     free(l->mul);
 }
 
+static void free_hyper(nsvq_hyper *h)
+{
+    for (int i = 0; i < NSVQ_MAX_LAYERS; i++) {
+        free_layer(&h->analysis.layer[i]);
+        free_layer(&h->synthesis.layer[i]);
+    }
+    free_layer(&h->scale);
+    free_layer(&h->base);
+    for (int i = 0; i < NSVQ_N_PASSES; i++) free_layer(&h->mean[i]);
+    free(h->gain);
+    free(h->z_mean);
+    free(h->z_scale);
+    free(h->shift);
+    free(h->half);
+    free(h->freq);
+}
+
 void nsvq_model_free(nsvq_model_desc *m)
 {
     if (!m) return;
@@ -277,6 +361,7 @@ void nsvq_model_free(nsvq_model_desc *m)
         free_layer(&m->analysis.layer[i]);
         free_layer(&m->synthesis.layer[i]);
     }
+    free_hyper(&m->hyper);
     for (int i = 0; i < NSVQ_N_PASSES; i++) {
         free_layer(&m->prior.mean[i]);
         free_layer(&m->prior.ctx[i]);

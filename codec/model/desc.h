@@ -19,6 +19,13 @@
 #define NSVQ_CODE_MAX      4095
 #define NSVQ_CELL          64  /* members per cell */
 #define NSVQ_NO_REGISTER   255
+#define NSVQ_N_CLASSES     64  /* of the hyper family's scales */
+#define NSVQ_CLASS_SYMBOLS 64  /* at most, in the table of a class */
+#define NSVQ_N_GAINS       5   /* anchors: qualities 0, 32, 64, 96, 128 */
+#define NSVQ_MAX_Z         256 /* channels of a hyper-latent */
+#define NSVQ_Z_STRIDE      64  /* pixels per hyper-latent */
+
+typedef enum nsvq_family { NSVQ_FAMILY_VQ = 1, NSVQ_FAMILY_HYPER = 2 } nsvq_family;
 
 typedef enum nsvq_layer_kind {
     NSVQ_LAYER_POINTWISE = 1, /* rep > 1: each position is rep sub-positions of cin channels */
@@ -59,20 +66,43 @@ typedef struct nsvq_prior {
     uint16_t  *member;
 } nsvq_prior;
 
-/* A model. Latent stride is 16, pictures have 3 channels of 8 bits. */
+/* The quantiser and the entropy model of the hyper family: see FORMAT.md "Base layer of a block (hyper
+ * family)". With L latents, Z hyper-latents, P = (64 / stride)^2 latents per hyper-latent, S side
+ * channels per latent, X = 4 * L + NSVQ_N_EXTRA:
+ *   analysis   S16 [L] at the latents -> S16 [Z] at 1/64
+ *   synthesis  S16 [Z + NSVQ_N_EXTRA] at 1/64 -> U8 [P * S] at 1/64
+ *   scale      U8 [S] -> S16 [L], unit 1/128 octave      base   U8 [S] -> S16 [L]
+ *   mean       per pass but the first S16 [X] -> S16 [L], residual S16 (base) */
+typedef struct nsvq_hyper {
+    uint16_t   z, side;        /* Z, S */
+    uint8_t    first_class;    /* classes below carry no symbol: the residual is 0 */
+    nsvq_net   analysis, synthesis;
+    nsvq_layer scale, base, mean[NSVQ_N_PASSES]; /* mean[0] unused */
+    int16_t   *gain;           /* [NSVQ_N_GAINS][L + Z] log2 factors on the steps, unit 1/256 octave */
+    int16_t   *z_mean, *z_scale; /* [Z]; z_scale: log2, unit 1/128 octave */
+    uint8_t   *shift, *half;   /* per class: raw low bits; symbols -half .. half, then the escape */
+    uint16_t  *freq;           /* [NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS], sum 2^15 per class, 0 past the last */
+} nsvq_hyper;
+
+/* A model. Pictures have 3 channels of 8 bits. */
 typedef struct nsvq_model_desc {
     char       name[32];       /* for people: "aerial-1" */
+    uint8_t    family;         /* nsvq_family; the other one's fields are 0 */
+    uint8_t    stride;         /* pixels per latent, each way: 16; hyper: 16 or 8 */
+    uint16_t   latent;         /* channels of a latent; vq: n_slices * dim */
     uint8_t    n_slices;       /* 1..NSVQ_MAX_SLICES */
     uint16_t   dim;            /* channels per slice, multiple of 4 */
     uint32_t   n_codes;        /* per slice: multiple of 64, at most 4096 */
     int16_t   *codes;          /* [slice][code][dim], |code| <= NSVQ_CODE_MAX */
     uint16_t   seed_channel[3];/* latent channels that a block's seed sets */
     uint8_t    seed_shift;     /* latent = seed << seed_shift */
-    uint32_t   lambda50;       /* encoder: squared latent units per bit, x 1, at quality 50 */
+    uint32_t   lambda50;       /* encoder: squared latent units per bit at quality 50; hyper: 1/1024
+                                * squared steps per bit */
     uint8_t    has_analysis;   /* 0: a decode-only copy */
-    nsvq_net   analysis;       /* S16 [48] at 1/4 -> S16 [slices * dim] at 1/16 */
-    nsvq_net   synthesis;      /* S16 [slices * dim] at 1/16 -> S16 [768] at 1/16 */
+    nsvq_net   analysis;       /* S16 [48] at 1/4 -> S16 [latent] at 1/stride */
+    nsvq_net   synthesis;      /* S16 [latent, hyper: + NSVQ_N_EXTRA] -> S16 [3 * stride^2] at 1/stride */
     nsvq_prior prior;
+    nsvq_hyper hyper;
     /* Optional tail, not part of the id: training card (text) and master weights (trainer's). */
     char      *card;     size_t card_bytes;
     uint8_t   *master;   size_t master_bytes;

@@ -63,12 +63,16 @@ static void walk_net(io *s, nsvq_net *net)
 static void walk_head(io *s, nsvq_model_desc *m)
 {
     io_bytes(s, m->name, sizeof m->name);
+    io_u8(s, &m->family, NSVQ_FAMILY_VQ, NSVQ_FAMILY_HYPER);
+    io_u8(s, &m->stride, 8, 16);
+    io_u16(s, &m->latent, 1, NSVQ_MAX_CHANNELS);
+    io_u32(s, &m->lambda50, 0, UINT32_MAX);
+    if (m->family != NSVQ_FAMILY_VQ) return;
     io_u8(s, &m->n_slices, 1, NSVQ_MAX_SLICES);
     io_u8(s, &m->seed_shift, 0, 255);
     io_u16(s, &m->dim, 1, NSVQ_MAX_CHANNELS);
     io_u32(s, &m->n_codes, 1, 1u << 16);
     for (int i = 0; i < 3; i++) io_u16(s, &m->seed_channel[i], 0, NSVQ_MAX_CHANNELS);
-    io_u32(s, &m->lambda50, 0, UINT32_MAX);
 }
 
 static void walk_codes(io *s, nsvq_model_desc *m)
@@ -87,8 +91,8 @@ static void walk_analysis(io *s, nsvq_model_desc *m)
     if (s->mode == IO_LOAD) m->has_analysis = 1;
 }
 
-/* The shapes of the prior's layers follow from the head and are not stored. */
-static void walk_prior_layer(io *s, nsvq_layer *l, int in_type, int cin, int out_type, int cout)
+/* A pointwise layer whose shape follows from other fields and is not stored. */
+static void walk_plain(io *s, nsvq_layer *l, int in_type, int cin, int out_type, int cout)
 {
     if (s->mode == IO_LOAD)
         *l = (nsvq_layer){.kind = NSVQ_LAYER_POINTWISE,
@@ -114,15 +118,41 @@ static void walk_prior(io *s, nsvq_model_desc *m)
 
     io_u16(s, &p->hidden, 1, NSVQ_MAX_CHANNELS);
     for (int i = 0; i < NSVQ_N_PASSES; i++) {
-        walk_prior_layer(s, &p->mean[i], NSVQ_S16, n_ctx, NSVQ_S16, n_latent);
-        walk_prior_layer(s, &p->ctx[i], NSVQ_S16, n_ctx, NSVQ_S16, p->hidden);
+        walk_plain(s, &p->mean[i], NSVQ_S16, n_ctx, NSVQ_S16, n_latent);
+        walk_plain(s, &p->ctx[i], NSVQ_S16, n_ctx, NSVQ_S16, p->hidden);
     }
     for (int i = 0; i < m->n_slices; i++) {
-        if (i > 0) walk_prior_layer(s, &p->prev[i], NSVQ_S16, i * m->dim, NSVQ_U8, p->hidden);
-        walk_prior_layer(s, &p->logit[i], NSVQ_U8, p->hidden, NSVQ_S16, n_cells);
-        walk_prior_layer(s, &p->shiftm[i], NSVQ_U8, p->hidden, NSVQ_S16, m->dim);
+        if (i > 0) walk_plain(s, &p->prev[i], NSVQ_S16, i * m->dim, NSVQ_U8, p->hidden);
+        walk_plain(s, &p->logit[i], NSVQ_U8, p->hidden, NSVQ_S16, n_cells);
+        walk_plain(s, &p->shiftm[i], NSVQ_U8, p->hidden, NSVQ_S16, m->dim);
     }
     io_u16s(s, &p->member, (size_t)m->n_slices * (size_t)n_cells * NSVQ_CELL);
+}
+
+static void walk_hyper(io *s, nsvq_model_desc *m)
+{
+    nsvq_hyper *h = &m->hyper;
+    size_t n = m->latent;
+
+    io_u16(s, &h->z, 1, NSVQ_MAX_Z);
+    io_u16(s, &h->side, 1, NSVQ_MAX_CHANNELS);
+    io_u8(s, &h->first_class, 0, NSVQ_N_CLASSES - 1);
+    walk_net(s, &h->synthesis);
+    walk_plain(s, &h->scale, NSVQ_U8, h->side, NSVQ_S16, m->latent);
+    walk_plain(s, &h->base, NSVQ_U8, h->side, NSVQ_S16, m->latent);
+    for (int i = 1; i < NSVQ_N_PASSES; i++)
+        walk_plain(s, &h->mean[i], NSVQ_S16, 4 * m->latent + NSVQ_N_EXTRA, NSVQ_S16, m->latent);
+    io_s16s(s, &h->gain, NSVQ_N_GAINS * (n + h->z));
+    io_s16s(s, &h->z_mean, h->z);
+    io_s16s(s, &h->z_scale, h->z);
+    io_u8s(s, &h->shift, NSVQ_N_CLASSES);
+    io_u8s(s, &h->half, NSVQ_N_CLASSES);
+    io_u16s(s, &h->freq, NSVQ_N_CLASSES * NSVQ_CLASS_SYMBOLS);
+}
+
+static void walk_hyper_analysis(io *s, nsvq_model_desc *m)
+{
+    walk_net(s, &m->hyper.analysis);
 }
 
 static void walk_card(io *s, nsvq_model_desc *m)
@@ -142,21 +172,31 @@ static void walk_master(io *s, nsvq_model_desc *m)
 typedef struct part {
     char tag[5];
     uint16_t flags;
+    uint8_t families; /* bits of 1 << nsvq_family: those that have it */
     unsigned keep; /* NSVQ_STORE_ bit; 0: always stored, and hashed into the id */
     void (*walk)(io *s, nsvq_model_desc *m);
 } part;
 
+enum { VQ = 1 << NSVQ_FAMILY_VQ, HYPER = 1 << NSVQ_FAMILY_HYPER, ALL = VQ | HYPER };
+
 static const part parts[] = {
     /* in the order of the file */
-    {"HEAD", 0, 0, walk_head},
-    {"CODE", 0, 0, walk_codes},
-    {"SYNT", 0, 0, walk_synthesis},
-    {"PRIO", 0, 0, walk_prior},
-    {"ANAL", PART_OPTIONAL, NSVQ_STORE_ANALYSIS, walk_analysis},
-    {"CARD", PART_OPTIONAL, NSVQ_STORE_CARD, walk_card},
-    {"MAST", PART_OPTIONAL, NSVQ_STORE_MASTER, walk_master},
+    {"HEAD", 0, ALL, 0, walk_head},
+    {"CODE", 0, VQ, 0, walk_codes},
+    {"SYNT", 0, ALL, 0, walk_synthesis},
+    {"PRIO", 0, VQ, 0, walk_prior},
+    {"HYPR", 0, HYPER, 0, walk_hyper},
+    {"ANAL", PART_OPTIONAL, ALL, NSVQ_STORE_ANALYSIS, walk_analysis},
+    {"HYPA", PART_OPTIONAL, HYPER, NSVQ_STORE_ANALYSIS, walk_hyper_analysis},
+    {"CARD", PART_OPTIONAL, ALL, NSVQ_STORE_CARD, walk_card},
+    {"MAST", PART_OPTIONAL, ALL, NSVQ_STORE_MASTER, walk_master},
 };
 #define N_PARTS ((int)(sizeof parts / sizeof *parts))
+
+static bool has_part(const nsvq_model_desc *m, const part *p)
+{
+    return m->family < 8 && p->families >> m->family & 1;
+}
 
 /* ---- id ---- */
 
@@ -169,7 +209,7 @@ uint64_t nsvq_model_id(const nsvq_model_desc *m)
     nsvq_sha256_init(&hash);
     for (int i = 0; i < N_PARTS; i++) {
         io s = {.mode = IO_HASH, .hash = &hash};
-        if (parts[i].keep) continue;
+        if (parts[i].keep || !has_part(m, &parts[i])) continue;
         nsvq_sha256_add(&hash, parts[i].tag, 4);
         parts[i].walk(&s, &copy);
     }
@@ -213,6 +253,7 @@ static void put_part(io *file, const part *p, const uint8_t *plain, size_t n_pla
 
 static bool wanted(const part *p, const nsvq_model_desc *m, unsigned keep)
 {
+    if (!has_part(m, p)) return false;
     if (p->keep == 0) return true;
     if (p->keep == NSVQ_STORE_ANALYSIS) return keep & p->keep && m->has_analysis;
     if (p->keep == NSVQ_STORE_CARD) return keep & p->keep && m->card_bytes;
@@ -308,10 +349,12 @@ static int identify_part(loader *l, const uint8_t *head, int *index)
     if (*index < 0)
         return optional ? 0 : fail(l, FAIL_VERSION, "model with an unknown mandatory part");
     if (*index < l->next) return fail(l, FAIL_BYTES, "model part out of order");
+    if (*index > 0 && !has_part(l->m, &parts[*index]))
+        return fail(l, FAIL_BYTES, "model part of another family");
     if (optional != (parts[*index].flags == PART_OPTIONAL))
         return fail(l, FAIL_BYTES, "model part with wrong flags");
     for (int i = l->next; i < *index; i++)
-        if (!parts[i].keep) return fail(l, FAIL_BYTES, "model without a mandatory part");
+        if (!parts[i].keep && (i == 0 || has_part(l->m, &parts[i]))) return fail(l, FAIL_BYTES, "model without a mandatory part");
     l->next = *index + 1;
     return 0;
 }
@@ -357,7 +400,8 @@ static int load_file(loader *l)
         if ((st = load_part(l))) return st;
     if (l->p != l->end) return fail(l, FAIL_BYTES, "model file with bytes after its parts");
     for (int i = l->next; i < N_PARTS; i++)
-        if (!parts[i].keep) return fail(l, FAIL_BYTES, "model without a mandatory part");
+        if (!parts[i].keep && (i == 0 || has_part(l->m, &parts[i])))
+            return fail(l, FAIL_BYTES, "model without a mandatory part");
     l->why = nsvq_model_check(l->m);
     return l->why ? FAIL_BYTES : 0;
 }

@@ -1,9 +1,8 @@
-/* block.c - the base layer of a block: latents to bytes and back (FORMAT.md 5).
+/* block.c - the base layer of a block in the vq family: latents to bytes and back (FORMAT.md 5).
  *
  * Encoder and decoder run the same steps; where the decoder reads the codeword of a slice at a
  * position, the encoder chooses it, by |r - c|^2 + lambda * bits, and notes its two symbols.
  * May include: engine_impl.h, join.h, rans.h. */
-#include <assert.h>
 #include <string.h>
 
 #include "engine_impl.h"
@@ -87,6 +86,7 @@ static int coder_init(coder *c, nsvq_scratch *s)
     if (!(k.base = scratch_get(s, size.used))) return -1;
     place(c, &k);
     c->block.latents = c->y_hat;
+    c->block.pitch = c->n_latent;
     c->block.seed = c->seed;
     memset(c->seed, 0, (size_t)c->n_latent * sizeof *c->seed);
     return 0;
@@ -264,7 +264,7 @@ static void encode_slice(coder *c, const prior_position *list, int s, int n)
         prior_cells(&c->e->prior, c->logit + (size_t)(i * c->n_cells), c->n_cells, start);
         for (int j = 0; j < c->n_cells; j++)
             cell_cost[j] =
-                rate_cost(c->lambda, search_bits(t, (uint32_t)(start[j + 1] - start[j])));
+                rate_cost(c->lambda, symbol_bits(t->log2_q8, (uint32_t)(start[j + 1] - start[j])));
         for (int j = 0; j < dim; j++)
             r[j] = (int16_t)clamp_int(y[j] - mu[j], -NSVQ_CODE_MAX, NSVQ_CODE_MAX);
         uint32_t number = c->e->k.search(&t->codebook[s], r, base, cell_cost, &cost);
@@ -288,20 +288,17 @@ static int choose_lanes(int bw, int bh)
     return bw * bh >= 64 ? 2 : bw * bh >= 16 ? 1 : 0;
 }
 
-size_t nsvq_block_bound(const nsvq_engine *e, int bw, int bh)
+size_t vq_block_bound(const nsvq_engine *e, int bw, int bh)
 {
     return HEAD_BYTES + rans_bound(n_symbols_of(e->m, bw, bh), choose_lanes(bw, bh));
 }
 
-int nsvq_block_encode(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y, int bw, int bh,
-                      int quality, uint8_t *out, size_t cap, size_t *size, int16_t *y_hat)
+int vq_block_encode(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y, int bw, int bh, int quality,
+                    uint8_t *out, size_t *size, int16_t *y_hat)
 {
     coder c = {.e = e, .y = y, .y_hat = y_hat, .block = {.bw = bw, .bh = bh, .quality = quality}};
     int8_t seed[3];
 
-    assert(e->m->has_analysis && cap >= nsvq_block_bound(e, bw, bh));
-    assert(bw >= 1 && bw <= NSVQ_BLOCK_LATENT && bh >= 1 && bh <= NSVQ_BLOCK_LATENT);
-    assert(quality >= 1 && quality <= 100);
     if (coder_init(&c, s)) return -1;
     choose_seed(&c, seed);
     set_seed(&c, seed);
@@ -317,15 +314,13 @@ int nsvq_block_encode(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y, i
 
 /* ---- decoder ---- */
 
-int nsvq_block_decode(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *in, size_t size, int bw,
-                      int bh, int quality, int16_t *y_hat, uint8_t *quiet)
+int vq_block_decode(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *in, size_t size, int bw, int bh,
+                    int quality, int16_t *y_hat, uint8_t *quiet)
 {
     coder c = {.e = e, .y_hat = y_hat, .block = {.bw = bw, .bh = bh, .quality = quality},
                .quiet = quiet, .quiet_limit = JOIN_BITS * (int64_t)nsvq_lambda(e->m, quality)};
     int8_t seed[3];
 
-    assert(bw >= 1 && bw <= NSVQ_BLOCK_LATENT && bh >= 1 && bh <= NSVQ_BLOCK_LATENT);
-    assert(quality >= 1 && quality <= 100);
     if (size < HEAD_BYTES || in[0] > MAX_LOG2_LANES) return -2;
     if (!rans_open(&c.reader, in + HEAD_BYTES, size - HEAD_BYTES, in[0])) return -2;
     if (coder_init(&c, s)) return -1;

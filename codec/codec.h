@@ -13,7 +13,7 @@
 #include <stdatomic.h>
 
 #define FORMAT_VERSION  1
-#define BLOCK           (NSVQ_STRIDE * NSVQ_BLOCK_LATENT) /* pixels per side */
+#define BLOCK           NSVQ_BLOCK
 #define MAX_DIMENSION   0x7fffffffu
 #define MAX_BANDS       16384u
 #define MAX_THREADS     256

@@ -52,13 +52,14 @@ static nsvq_status take_base(const nsvq_file *f, entry *e, const part *p, nsvq_s
     uint32_t w, h;
 
     block_extent(&f->h, c.bx, c.by, &w, &h);
-    int bw = (int)(w + NSVQ_STRIDE - 1) / NSVQ_STRIDE, bh = (int)(h + NSVQ_STRIDE - 1) / NSVQ_STRIDE;
-    size_t n = (size_t)bw * bh, bytes = n * m->n_slices * m->dim * sizeof *e->latents;
+    int side = m->stride, bw = ((int)w + side - 1) / side, bh = ((int)h + side - 1) / side;
+    size_t n = (size_t)bw * (size_t)bh;
+    size_t bytes = n * (size_t)nsvq_engine_channels(f->model->engine) * sizeof *e->latents;
     e->latents = malloc(bytes + n);
     if (!e->latents) return block_error(err, NSVQ_E_NOMEM, e, &f->h, "no memory");
     e->quiet = (uint8_t *)e->latents + bytes;
     e->bytes += bytes + n;
-    int rc = nsvq_block_decode(f->model->engine, s, p->p, p->size, bw, bh, f->h.quality, e->latents,
+    int rc = nsvq_block_decode(f->model->engine, s, p->p, p->size, bw, bh, 16 * f->h.quality, e->latents,
                                e->quiet);
     if (rc == -1) return block_error(err, NSVQ_E_NOMEM, e, &f->h, "no memory");
     if (rc) return block_error(err, NSVQ_E_CORRUPT, e, &f->h, "base layer: not a valid stream");

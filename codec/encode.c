@@ -92,23 +92,25 @@ static void widen(uint8_t *p, uint32_t width, uint32_t n, uint32_t channels, ptr
     }
 }
 
-static uint32_t round_up(uint32_t v)
+/* To whole latents. */
+static uint32_t round_up(const encoder *e, uint32_t v)
 {
-    return (v + NSVQ_STRIDE - 1) / NSVQ_STRIDE * NSVQ_STRIDE;
+    uint32_t side = e->model->desc.stride;
+    return (v + side - 1) / side * side;
 }
 
 static nsvq_status strip_lossy(encoder *e, strip next, nsvq_error *err)
 {
     const header *h = &e->w.h;
     strip *s = &e->strip;
-    uint32_t margin = e->halo * NSVQ_STRIDE, from;
+    uint32_t margin = e->halo * e->model->desc.stride, from;
 
     next.x0 -= next.x0 < margin ? next.x0 : margin;
     next.y0 -= next.y0 < margin ? next.y0 : margin;
     next.x1 = h->width - next.x1 < margin ? h->width : next.x1 + margin;
     next.y1 = h->height - next.y1 < margin ? h->height : next.y1 + margin;
-    next.stride = 3 * (ptrdiff_t)round_up(next.x1 - next.x0);
-    nsvq_status st = strip_room(s, (size_t)next.stride * round_up(next.y1 - next.y0), err);
+    next.stride = 3 * (ptrdiff_t)round_up(e, next.x1 - next.x0);
+    nsvq_status st = strip_room(s, (size_t)next.stride * round_up(e, next.y1 - next.y0), err);
     if (st != NSVQ_OK) return st;
     next.px = s->px;
     next.cap = s->cap;
@@ -123,7 +125,7 @@ static nsvq_status strip_lossy(encoder *e, strip next, nsvq_error *err)
     uint8_t *p = s->px + (ptrdiff_t)(from - s->y0) * s->stride;
     if (from < s->y1 && (st = pull(e, s, from, s->y1, p, err)) != NSVQ_OK) return st;
     widen(p, s->x1 - s->x0, s->y1 - from, h->groups[s->g].n_bands, s->stride);
-    for (uint32_t y = s->y1 - s->y0; y < round_up(s->y1 - s->y0); y++)
+    for (uint32_t y = s->y1 - s->y0; y < round_up(e, s->y1 - s->y0); y++)
         memcpy(s->px + (ptrdiff_t)y * s->stride, s->px + ((ptrdiff_t)y - 1) * s->stride, (size_t)s->stride);
     return NSVQ_OK;
 }
@@ -191,17 +193,16 @@ static int view_of(const encoder *e, slot *s, uint32_t bx, view *v)
 {
     const strip *st = &e->strip;
     const group *g = &e->w.h.groups[e->g];
-    uint32_t w, h, margin = e->halo * NSVQ_STRIDE, x = bx * BLOCK, y = e->by * BLOCK;
+    uint32_t side = e->model->desc.stride, margin = e->halo * side, w, h, x = bx * BLOCK, y = e->by * BLOCK;
 
     block_extent(&e->w.h, bx, e->by, &w, &h);
-    uint32_t x0 = x - st->x0 < margin ? st->x0 : x - margin, x1 = x + round_up(w) + margin;
-    uint32_t y0 = y - st->y0 < margin ? st->y0 : y - margin, y1 = y + round_up(h) + margin;
-    if (x1 > round_up(st->x1)) x1 = round_up(st->x1);
-    if (y1 > round_up(st->y1)) y1 = round_up(st->y1);
-    *v = (view){strip_at(st, x0, y0, 3), st->stride, (int)(x1 - x0) / NSVQ_STRIDE,
-                (int)(y1 - y0) / NSVQ_STRIDE,
-                {(int)(x - x0) / NSVQ_STRIDE, (int)(y - y0) / NSVQ_STRIDE,
-                 (int)round_up(w) / NSVQ_STRIDE, (int)round_up(h) / NSVQ_STRIDE}};
+    uint32_t x0 = x - st->x0 < margin ? st->x0 : x - margin, x1 = x + round_up(e, w) + margin;
+    uint32_t y0 = y - st->y0 < margin ? st->y0 : y - margin, y1 = y + round_up(e, h) + margin;
+    if (x1 > round_up(e, st->x1)) x1 = round_up(e, st->x1);
+    if (y1 > round_up(e, st->y1)) y1 = round_up(e, st->y1);
+    *v = (view){strip_at(st, x0, y0, 3), st->stride, (int)((x1 - x0) / side), (int)((y1 - y0) / side),
+                {(int)((x - x0) / side), (int)((y - y0) / side), (int)(round_up(e, w) / side),
+                 (int)(round_up(e, h) / side)}};
     if (!g->has_nodata) return 0;
     size_t row = 3 * (size_t)(x1 - x0);
     for (uint32_t i = 0; i < y1 - y0; i++)
@@ -229,7 +230,7 @@ static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
     }
     if (view_of(e, s, bx, &v)) return NSVQ_E_NOMEM;
     if (nsvq_engine_analyse(engine, s->scratch, v.px, v.stride, v.ww, v.wh, v.want, s->y) ||
-        nsvq_block_encode(engine, s->scratch, s->y, v.want.w, v.want.h, e->opt.quality, s->base,
+        nsvq_block_encode(engine, s->scratch, s->y, v.want.w, v.want.h, 16 * e->opt.quality, s->base,
                           s->base_cap, &size, s->y_hat))
         return NSVQ_E_NOMEM;
     wr_le(out, flags, 1);
@@ -332,17 +333,16 @@ static nsvq_status encode_blocks(encoder *e, nsvq_error *err)
 
 static bool slot_create(const encoder *e, slot *s)
 {
-    size_t block = (size_t)NSVQ_BLOCK_LATENT * NSVQ_BLOCK_LATENT, side = BLOCK + 2 * e->halo * NSVQ_STRIDE;
-
     s->bits = malloc(3 * mask_stride(BLOCK) * BLOCK);
     if (!s->bits) return false;
     if (!e->model) return true;
-    size_t n_latent = (size_t)e->model->desc.n_slices * e->model->desc.dim;
-    s->base_cap = nsvq_block_bound(e->model->engine, NSVQ_BLOCK_LATENT, NSVQ_BLOCK_LATENT);
+    const nsvq_model_desc *m = &e->model->desc;
+    size_t side = BLOCK / m->stride, window = BLOCK + 2 * e->halo * m->stride, n = side * side;
+    s->base_cap = nsvq_block_bound(e->model->engine, (int)side, (int)side);
     s->scratch = nsvq_scratch_create();
-    s->window = malloc(3 * side * side);
-    s->y = malloc(block * n_latent * sizeof *s->y);
-    s->y_hat = malloc(block * n_latent * sizeof *s->y_hat);
+    s->window = malloc(3 * window * window);
+    s->y = malloc(n * m->latent * sizeof *s->y);
+    s->y_hat = malloc(n * (size_t)nsvq_engine_channels(e->model->engine) * sizeof *s->y_hat);
     s->base = malloc(s->base_cap);
     return s->scratch && s->window && s->y && s->y_hat && s->base;
 }

@@ -1,19 +1,25 @@
-/* engine_impl.h - what the engine's own files share. May include: engine.h, net.h, prior.h. */
+/* engine_impl.h - what the engine's own files share. May include: engine.h, hyper.h, net.h, prior.h. */
 #ifndef NSVQ_ENGINE_IMPL_H
 #define NSVQ_ENGINE_IMPL_H
 
 #include "engine.h"
+#include "hyper.h"
 #include "net.h"
 #include "prior.h"
 
-struct nsvq_scratch {
-    void  *buffer; /* 64-byte aligned */
+typedef struct room { /* 64-byte aligned */
+    void  *p;
     size_t bytes;
+} room;
+
+struct nsvq_scratch {
+    room passing, kept;
 };
 
-/* At least `bytes` bytes, 64-byte aligned, of undefined content; what was got before is lost. NULL
- * without memory. */
+/* At least `bytes` bytes, 64-byte aligned, of undefined content; what was got before by the same
+ * function is lost. A network's run gets, who runs networks keeps. NULL without memory. */
 void *scratch_get(nsvq_scratch *s, size_t bytes);
+void *scratch_keep(nsvq_scratch *s, size_t bytes);
 
 /* Carves pieces, each 64-byte aligned, out of one buffer: with base NULL it only adds up sizes. */
 typedef struct carver {
@@ -28,23 +34,26 @@ static inline void *carve(carver *c, size_t bytes)
     return p;
 }
 
-/* The encoder's tables; only for models with an analysis network. */
+/* Tables of the vq encoder; only for models with an analysis network. */
 typedef struct search_tables {
     nsvq_codebook codebook[NSVQ_MAX_SLICES];
     int32_t      *norm;         /* [slice][code] |code|^2 */
     uint16_t     *member_bits;  /* [slice][code], unit 1/256 bit */
-    uint16_t      log2_q8[256]; /* log2(1 + (i + 1/2) / 256), unit 1/256 */
+    uint16_t      log2_q8[256];
 } search_tables;
 
+/* log2(1 + (i + 1/2) / 256), unit 1/256. */
+void log2_table(uint16_t log2_q8[256]);
 /* Bits that a symbol of frequency freq / 2^15 costs, unit 1/256. */
-uint32_t search_bits(const search_tables *t, uint32_t freq);
+uint32_t symbol_bits(const uint16_t *log2_q8, uint32_t freq);
 
 struct nsvq_engine {
     const nsvq_model_desc *m;
     nsvq_kernels           k;
     net                    analysis, synthesis;
-    prior                  prior;
-    search_tables          search;
+    prior                  prior;  /* vq */
+    search_tables          search; /* vq */
+    hyper                  hyper;
 };
 
 #endif

@@ -131,7 +131,7 @@ int prior_positions(prior_position *list, int pass, int bw, int bh)
     return n;
 }
 
-void prior_context(int16_t *ctx, const prior_block *b, int pass, prior_position at)
+int prior_neighbours(int16_t *ctx, const prior_block *b, int pass, prior_position at)
 {
     const int16_t *from[NSVQ_N_NEIGHBOURS], *first = NULL;
     size_t n = (size_t)b->n_latent;
@@ -140,13 +140,21 @@ void prior_context(int16_t *ctx, const prior_block *b, int pass, prior_position 
     for (int i = 0; i < NSVQ_N_NEIGHBOURS; i++) {
         int x = at.x + neighbours[pass][i][0], y = at.y + neighbours[pass][i][1];
         bool inside = x >= 0 && x < b->bw && y >= 0 && y < b->bh;
-        from[i] = inside ? b->latents + ((size_t)y * (size_t)b->bw + (size_t)x) * n : NULL;
+        from[i] = inside ? b->latents + (size_t)(y * b->bw + x) * (size_t)b->pitch : NULL;
         if (inside && !first) first = from[i];
         n_outside += !inside;
     }
     if (!first) first = b->seed;
     for (int i = 0; i < NSVQ_N_NEIGHBOURS; i++, ctx += n)
         memcpy(ctx, from[i] ? from[i] : first, n * sizeof *ctx);
+    return n_outside;
+}
+
+void prior_context(int16_t *ctx, const prior_block *b, int pass, prior_position at)
+{
+    int n_outside = prior_neighbours(ctx, b, pass, at);
+
+    ctx += NSVQ_N_NEIGHBOURS * b->n_latent;
     ctx[0] = (int16_t)((b->quality - 50) * 64);
     ctx[1] = (int16_t)(1024 * n_outside);
     ctx[2] = ctx[3] = 0;

@@ -27,12 +27,22 @@ void prior_cells(const prior *p, const int16_t *logit, int n, uint16_t *start);
 typedef struct prior_position { uint8_t x, y; } prior_position;
 int prior_positions(prior_position *list, int pass, int bw, int bh);
 
-/* Context of a position from the decoded latents of its neighbours: X values.
- * latents [bh][bw][n_latent]; seed [n_latent]. */
+/* latents [bh][bw][pitch], of which the first n_latent count; seed [n_latent], or NULL in passes that
+ * always have a neighbour. */
 typedef struct prior_block {
-    int            bw, bh, n_latent, quality;
+    int            bw, bh, n_latent, pitch, quality;
     const int16_t *latents, *seed;
 } prior_block;
+/* The latents of the four neighbours: 4 * n_latent values. Returns how many lie outside. */
+int prior_neighbours(int16_t *ctx, const prior_block *b, int pass, prior_position at);
+/* Context of a position of the vq family from the decoded latents of its neighbours: X values. */
 void prior_context(int16_t *ctx, const prior_block *b, int pass, prior_position at);
+
+/* block.c: as nsvq_block_encode, nsvq_block_decode, nsvq_block_bound; quality 1 .. 100. */
+int    vq_block_encode(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y, int bw, int bh, int quality,
+                       uint8_t *out, size_t *size, int16_t *y_hat);
+int    vq_block_decode(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *in, size_t size, int bw,
+                       int bh, int quality, int16_t *y_hat, uint8_t *quiet);
+size_t vq_block_bound(const nsvq_engine *e, int bw, int bh);
 
 #endif

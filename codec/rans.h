@@ -24,15 +24,9 @@ bool rans_open(rans_reader *r, const uint8_t *in, size_t size, int log2_lanes);
 /* True when everything was used up as the encoder left it. */
 bool rans_done(const rans_reader *r);
 
-/* The symbol among n <= 64 ones; symbol i owns [start[i], start[i + 1]), start[0] = 0 and
- * start[n] = RANS_TOTAL. */
-static inline int rans_get(rans_reader *r, const uint16_t *start, int n)
+/* The lane's state after a symbol, before renormalisation: fetches a word if one is due. */
+static inline void rans_advance(rans_reader *r, uint32_t x)
 {
-    uint32_t x = r->state[r->next], slot = x & (RANS_TOTAL - 1);
-    int16_t  symbol = 0; // as wide as what is compared, for the sake of the vectoriser
-
-    for (int i = 1; i < n; i++) symbol += (int16_t)((int16_t)start[i] <= (int16_t)slot);
-    x = (uint32_t)(start[symbol + 1] - start[symbol]) * (x >> RANS_BITS) + slot - start[symbol];
     if (x < RANS_LOW) {
         if (r->end - r->p >= 2) {
             x = x << 16 | (uint32_t)r->p[0] | (uint32_t)r->p[1] << 8;
@@ -43,9 +37,29 @@ static inline int rans_get(rans_reader *r, const uint16_t *start, int n)
     }
     r->state[r->next] = x;
     r->next = (r->next + 1) & r->mask;
+}
+
+/* The symbol among n <= 64 ones; symbol i owns [start[i], start[i + 1]), start[0] = 0 and
+ * start[n] = RANS_TOTAL. */
+static inline int rans_get(rans_reader *r, const uint16_t *start, int n)
+{
+    uint32_t x = r->state[r->next], slot = x & (RANS_TOTAL - 1);
+    int16_t  symbol = 0; // as wide as what is compared, for the sake of the vectoriser
+
+    for (int i = 1; i < n; i++) symbol += (int16_t)((int16_t)start[i] <= (int16_t)slot);
+    x = (uint32_t)(start[symbol + 1] - start[symbol]) * (x >> RANS_BITS) + slot - start[symbol];
+    rans_advance(r, x);
     return symbol;
 }
 
+/* A symbol among 2^n equally likely ones, 1 <= n <= RANS_BITS. */
+static inline uint32_t rans_get_bits(rans_reader *r, int n)
+{
+    uint32_t x = r->state[r->next], slot = x & (RANS_TOTAL - 1), low = RANS_BITS - (uint32_t)n;
+
+    rans_advance(r, (x >> RANS_BITS << low) + (slot & ((1u << low) - 1)));
+    return slot >> low;
+}
 typedef struct rans_symbol {
     uint16_t start, freq; /* 1 <= freq <= 2^15 */
 } rans_symbol;

@@ -244,9 +244,10 @@ typedef struct tile {
 static void mark_needed(const tile *t, const blocks *b, cell c, uint32_t halo, bool *needed)
 {
     const header *h = &t->j->d->f->h;
-    box picture = cells_of((box){0, 0, h->width, h->height}, NSVQ_STRIDE);
-    box own = cells_of(intersect(t->at, block_pixels(h, c.bx, c.by)), NSVQ_STRIDE);
-    box in = cells_of(grown(own, halo, picture), NSVQ_BLOCK_LATENT);
+    uint32_t side = t->j->d->f->model->desc.stride;
+    box picture = cells_of((box){0, 0, h->width, h->height}, side);
+    box own = cells_of(intersect(t->at, block_pixels(h, c.bx, c.by)), side);
+    box in = cells_of(grown(own, halo, picture), BLOCK / side);
     uint32_t columns = b->at.x1 - b->at.x0;
 
     for (uint32_t y = in.y0; y < in.y1; y++)
@@ -304,15 +305,15 @@ static void blocks_release(blocks *b, nsvq_file *f)
 }
 
 /* The latents of `around`, dense; zero, and not quiet, where there is no block. */
-static void gather(int16_t *out, uint8_t *quiet, const blocks *b, const header *h, box around,
-                   size_t n_latent)
+static void gather(int16_t *out, uint8_t *quiet, const blocks *b, const nsvq_file *f, box around)
 {
+    size_t n_latent = (size_t)nsvq_engine_channels(f->model->engine);
     size_t columns = b->at.x1 - b->at.x0, width = around.x1 - around.x0, row = width * n_latent;
 
     for (size_t i = 0; i < b->n; i++) {
         const entry *e = b->entry[i];
         uint32_t bx = b->at.x0 + (uint32_t)(i % columns), by = b->at.y0 + (uint32_t)(i / columns);
-        box all = cells_of(block_pixels(h, bx, by), NSVQ_STRIDE), in = intersect(all, around);
+        box all = cells_of(block_pixels(&f->h, bx, by), f->model->desc.stride), in = intersect(all, around);
         size_t n = (in.x1 - in.x0) * n_latent * sizeof *out;
         for (uint32_t y = in.y0; y < in.y1; y++) {
             int16_t *to = out + (y - around.y0) * row + (in.x0 - around.x0) * n_latent;
@@ -330,10 +331,8 @@ static void gather(int16_t *out, uint8_t *quiet, const blocks *b, const header *
 }
 
 /* Edges between blocks in the window: first those between columns, then those between rows. */
-static void join_blocks(const join_window *j, box around)
+static void join_blocks(const join_window *j, box around, uint32_t side)
 {
-    uint32_t side = NSVQ_BLOCK_LATENT;
-
     for (uint32_t x = (around.x0 / side + 1) * side; x < around.x1; x += side)
         join_before_column(j, (int)(x - around.x0), 0, j->h);
     for (uint32_t y = (around.y0 / side + 1) * side; y < around.y1; y += side)
@@ -344,25 +343,28 @@ static nsvq_status synthesise(tile *t, const blocks *b, box around, nsvq_error *
 {
     const nsvq_model *m = t->j->d->f->model;
     const header *h = &t->j->d->f->h;
-    box want = cells_of(t->at, NSVQ_STRIDE);
-    size_t n_latent = (size_t)m->desc.n_slices * m->desc.dim;
+    uint32_t side = m->desc.stride;
+    box want = cells_of(t->at, side);
+    size_t n_latent = (size_t)nsvq_engine_channels(m->engine);
     size_t ww = around.x1 - around.x0, wh = around.y1 - around.y0;
     size_t w = want.x1 - want.x0, n_rows = want.y1 - want.y0;
     int16_t *latents = reserve(&t->s->latents, ww * wh * (n_latent * sizeof *latents + 1));
-    uint8_t *rgb = reserve(&t->s->samples, w * n_rows * NSVQ_STRIDE * NSVQ_STRIDE * 3);
+    uint8_t *rgb = reserve(&t->s->samples, w * n_rows * side * side * 3);
     nsvq_rect rect = {(int)(want.x0 - around.x0), (int)(want.y0 - around.y0), (int)w, (int)n_rows};
 
     if (!latents || !rgb) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
     uint8_t *quiet = (uint8_t *)(latents + ww * wh * n_latent);
-    gather(latents, quiet, b, h, around, n_latent);
-    join_window join = {latents, quiet, (int)ww, (int)wh, (int)n_latent,
-                        JOIN_BITS * (int64_t)nsvq_lambda(&m->desc, h->quality)};
-    join_blocks(&join, around);
-    t->stride = (ptrdiff_t)(w * NSVQ_STRIDE * 3);
+    gather(latents, quiet, b, t->j->d->f, around);
+    if (m->desc.family == NSVQ_FAMILY_VQ) {
+        join_window join = {latents, quiet, (int)ww, (int)wh, (int)n_latent,
+                            JOIN_BITS * (int64_t)nsvq_lambda(&m->desc, h->quality)};
+        join_blocks(&join, around, BLOCK / side);
+    }
+    t->stride = (ptrdiff_t)(w * side * 3);
     if (nsvq_engine_synthesise(m->engine, t->s->scratch, latents, (int)ww, (int)wh, rect, rgb, t->stride))
         return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
-    t->samples = rgb + (ptrdiff_t)(t->at.y0 - want.y0 * NSVQ_STRIDE) * t->stride +
-                 (ptrdiff_t)(t->at.x0 - want.x0 * NSVQ_STRIDE) * 3;
+    t->samples = rgb + (ptrdiff_t)(t->at.y0 - want.y0 * side) * t->stride +
+                 (ptrdiff_t)(t->at.x0 - want.x0 * side) * 3;
     t->n_channels = 3;
     return NSVQ_OK;
 }
@@ -524,12 +526,14 @@ static nsvq_status lossy_tile(tile *t, nsvq_error *err)
 {
     nsvq_file *f = t->j->d->f;
     const group *g = &f->h.groups[t->g];
-    uint32_t halo = (uint32_t)nsvq_engine_synthesis_halo(f->model->engine) + JOIN_REACH;
-    box picture = cells_of((box){0, 0, f->h.width, f->h.height}, NSVQ_STRIDE);
-    box around = grown(cells_of(t->at, NSVQ_STRIDE), halo, picture);
+    const nsvq_model_desc *m = &f->model->desc;
+    uint32_t reach = m->family == NSVQ_FAMILY_VQ ? JOIN_REACH : 0;
+    uint32_t halo = (uint32_t)nsvq_engine_synthesis_halo(f->model->engine) + reach;
+    box picture = cells_of((box){0, 0, f->h.width, f->h.height}, m->stride);
+    box around = grown(cells_of(t->at, m->stride), halo, picture);
     size_t n;
     blocks b;
-    nsvq_status st = blocks_room(&b, t->s, cells_of(around, NSVQ_BLOCK_LATENT), err);
+    nsvq_status st = blocks_room(&b, t->s, cells_of(around, BLOCK / m->stride), err);
 
     if (st != NSVQ_OK) return st;
     if ((st = find_needed(t, &b, halo, &n, err)) != NSVQ_OK) return st;

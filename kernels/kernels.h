@@ -88,11 +88,12 @@ typedef struct nsvq_kernels {
     uint32_t (*search)(const nsvq_codebook *b, const int16_t *r, const int32_t *base,
                        const int32_t *cell, int32_t *cost);
 
-    /* Picture out of the last layer. in [n][768]: n positions of a row of latents, each a square of
-     * 16 x 16 pixels x 3 channels in the order [sy 4][sx 4][py 4][px 4][c 3], unit 1/32 grey level,
-     * zero = level 128. Pixel (16*i + 4*sx + px, 4*sy + py) is clamp(((v + 16) >> 5) + 128, 0, 255).
-     * out: 16 rows of `stride` bytes, 48 * n bytes each, interleaved. */
-    void (*to_pixels)(uint8_t *out, ptrdiff_t stride, const int16_t *in, int n);
+    /* Picture out of the last layer. in [n][3 * side * side]: n positions of a row of latents, each a
+     * square of side x side pixels x 3 channels (side: 8 or 16) in the order [sy side / 4][sx side / 4]
+     * [py 4][px 4][c 3], unit 1/32 grey level, zero = level 128. Pixel (side*i + 4*sx + px, 4*sy + py)
+     * is clamp(((v + 16) >> 5) + 128, 0, 255). out: `side` rows of `stride` bytes, 3 * side * n bytes
+     * each, interleaved. */
+    void (*to_pixels)(uint8_t *out, ptrdiff_t stride, const int16_t *in, int n, int side);
     /* Picture into the first layer: 4 rows of 12 * n bytes (interleaved, `stride` apart) become
      * out [n][48], order [py 4][px 4][c 3], value p - 128. */
     void (*from_pixels)(int16_t *out, const uint8_t *in, ptrdiff_t stride, int n);

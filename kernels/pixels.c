@@ -4,13 +4,13 @@
 #include "shape.h"
 #include "table.h"
 
-static void to_pixels_c(uint8_t *out, ptrdiff_t stride, const int16_t *in, int n)
+static void to_pixels_c(uint8_t *out, ptrdiff_t stride, const int16_t *in, int n, int side)
 {
-    for (int y = 0; y < 16; y++)
-        for (int x = 0; x < 16 * n; x++)
+    for (int y = 0; y < side; y++)
+        for (int x = 0; x < side * n; x++)
             for (int c = 0; c < 3; c++)
-                out[y * stride + 3 * x + c] =
-                    nsvq_pixel(in[x / 16 * 768 + nsvq_square_channel(y, x % 16, c)]);
+                out[y * stride + 3 * x + c] = nsvq_pixel(
+                    in[x / side * 3 * side * side + nsvq_square_channel(y, x % side, c, side)]);
 }
 
 static void from_pixels_c(int16_t *out, const uint8_t *in, ptrdiff_t stride, int n)

@@ -31,11 +31,11 @@ NSVQ_HD int32_t nsvq_requantise(int32_t acc, int32_t bias, int shift, int32_t mu
     return (t * mul + (1 << 14)) >> 15;
 }
 
-/* Where the pixel (x, y) of a 16 x 16 square, channel c, stands among the 768 channels
- * [sy 4][sx 4][py 4][px 4][c 3] of its position. */
-NSVQ_HD int nsvq_square_channel(int y, int x, int c)
+/* Where the pixel (x, y) of a square of side x side pixels, channel c, stands among the channels
+ * [sy side / 4][sx side / 4][py 4][px 4][c 3] of its position. */
+NSVQ_HD int nsvq_square_channel(int y, int x, int c, int side)
 {
-    return (((y / 4 * 4 + x / 4) * 4 + y % 4) * 4 + x % 4) * 3 + c;
+    return (((y / 4 * (side / 4) + x / 4) * 4 + y % 4) * 4 + x % 4) * 3 + c;
 }
 
 /* One value of the last layer, unit 1/32 grey level around 128, as a pixel. */

@@ -37,11 +37,11 @@ INLINE void square(uint8_t *out, ptrdiff_t stride, const int16_t *in)
     store12(out + 3 * stride, _mm_srli_si128(c, 4));
 }
 
-static void to_pixels(uint8_t *out, ptrdiff_t stride, const int16_t *in, int n)
+static void to_pixels(uint8_t *out, ptrdiff_t stride, const int16_t *in, int n, int side)
 {
-    for (int i = 0; i < n; i++, out += 48)
-        for (int sy = 0; sy < 4; sy++)
-            for (int sx = 0; sx < 4; sx++, in += 48)
+    for (int i = 0; i < n; i++, out += 3 * side)
+        for (int sy = 0; sy < side / 4; sy++)
+            for (int sx = 0; sx < side / 4; sx++, in += 48)
                 square(out + 4 * sy * stride + 12 * sx, stride, in);
 }
 

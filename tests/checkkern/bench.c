@@ -121,7 +121,7 @@ static void run(const nsvq_kernels *k, const job *j, work *w)
 
         w->out[0] = (uint8_t)k->search(&w->book, (const int16_t *)w->res, w->bias, w->bias, &cost);
     } else if (!strcmp(j->op, "to_pixels")) {
-        k->to_pixels(w->out, 48 * j->n, (const int16_t *)w->in, j->n);
+        k->to_pixels(w->out, 48 * j->n, (const int16_t *)w->in, j->n, 16);
     } else {
         k->from_pixels((int16_t *)w->out, w->in, 12 * j->n, j->n);
     }

@@ -14,16 +14,18 @@ typedef struct bufs {
 
 /* The bytes between the rows are compared too: both sides start as guard bytes. */
 static bool to_pixels(ck *t, const nsvq_kernels *ref, const nsvq_kernels *k, bufs *b, int n,
-                      int padding, ck_fill fill)
+                      int padding, ck_fill fill, int side)
 {
     int range = all_ranges[ck_random(t) % COUNT(all_ranges)];
-    size_t stride = (size_t)(48 * n + padding), bytes = 15 * stride + 48 * (size_t)n;
-    int16_t *in = ck_place(t, &b->in, (size_t)n * 768 * 2);
+    size_t row = (size_t)(3 * side * n), stride = row + (size_t)padding, n_in = row * (size_t)side;
+    size_t bytes = (size_t)(side - 1) * stride + row;
+    int16_t *in = ck_place(t, &b->in, n_in * 2);
 
-    ck_case(t, "to_pixels n=%d stride=%zu fill=%s range=%d", n, stride, fill_name[fill], range);
-    ck_fill_s16(t, in, (size_t)n * 768, fill, -range - 1, range);
-    ref->to_pixels(ck_place(t, &b->want, bytes), (ptrdiff_t)stride, in, n);
-    k->to_pixels(ck_place(t, &b->got, bytes), (ptrdiff_t)stride, in, n);
+    ck_case(t, "to_pixels n=%d side=%d stride=%zu fill=%s range=%d", n, side, stride, fill_name[fill],
+            range);
+    ck_fill_s16(t, in, n_in, fill, -range - 1, range);
+    ref->to_pixels(ck_place(t, &b->want, bytes), (ptrdiff_t)stride, in, n, side);
+    k->to_pixels(ck_place(t, &b->got, bytes), (ptrdiff_t)stride, in, n, side);
     return ck_same(t, &b->got, &b->want, NSVQ_U8);
 }
 
@@ -54,7 +56,8 @@ void check_pixels(ck *t, const nsvq_kernels *ref, const nsvq_kernels *k)
         ck_fill fill = (ck_fill)(i / 2 / COUNT(all_n) / COUNT(all_padding));
 
         t->at_end = i % 2;
-        if (!to_pixels(t, ref, k, &b, n, padding, fill)) return;
+        if (!to_pixels(t, ref, k, &b, n, padding, fill, 16)) return;
+        if (!to_pixels(t, ref, k, &b, n, padding, fill, 8)) return;
         if (!from_pixels(t, ref, k, &b, n, padding, fill)) return;
     }
 }

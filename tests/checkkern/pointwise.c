@@ -187,7 +187,8 @@ void check_examples(ck *t, const nsvq_kernels *c)
         ck_equal(t, "u8", u8, x->u8);
     }
     ck_case(t, "pixels");
-    ck_equal(t, "channel of (5, 14, 2)", nsvq_square_channel(5, 14, 2), (1 * 4 + 3) * 48 + 20);
+    ck_equal(t, "channel of (5, 14, 2)", nsvq_square_channel(5, 14, 2, 16), (1 * 4 + 3) * 48 + 20);
+    ck_equal(t, "of side 8: (5, 6, 2)", nsvq_square_channel(5, 6, 2, 8), (1 * 2 + 1) * 48 + 20);
     ck_equal(t, "pixel(15)", nsvq_pixel(15), 128);
     ck_equal(t, "pixel(16)", nsvq_pixel(16), 129);
     ck_equal(t, "pixel(-16)", nsvq_pixel(-16), 128);

@@ -117,7 +117,7 @@ static void cells_always_sum_up(void **state)
 
 typedef struct fixture {
     nsvq_model_desc m;
-    int n_latent;
+    int n_latent, n_channels, side; /* side: a block's, in latents */
     nsvq_scratch *s;
     nsvq_engine *engine[N_TABLES]; /* NULL: not on this machine */
     test_rng rng;
@@ -130,15 +130,17 @@ static void set_up(fixture *f, testmodel_shape shape)
     nsvq_kernels k;
     *f = (fixture){.rng = {31}, .s = nsvq_scratch_create()};
     assert_true(testmodel_make(&f->m, shape, 32));
-    f->n_latent = f->m.n_slices * f->m.dim;
+    f->n_latent = f->m.latent;
+    f->side = NSVQ_BLOCK / f->m.stride;
     for (int i = 0; i < N_TABLES; i++)
         if (kernel_table(&k, i)) assert_non_null(f->engine[i] = nsvq_engine_create(&f->m, &k));
-    size_t n = (size_t)(1024 * f->n_latent) * sizeof *f->y;
+    f->n_channels = nsvq_engine_channels(f->engine[0]);
+    size_t n = (size_t)(f->side * f->side * f->n_channels) * sizeof *f->y;
     f->y = malloc(n);
     f->y_hat = malloc(n);
     f->back = malloc(n);
-    f->bytes = malloc(nsvq_block_bound(f->engine[0], 32, 32));
-    f->again = malloc(nsvq_block_bound(f->engine[0], 32, 32));
+    f->bytes = malloc(nsvq_block_bound(f->engine[0], f->side, f->side));
+    f->again = malloc(nsvq_block_bound(f->engine[0], f->side, f->side));
     assert_true(f->s && f->y && f->y_hat && f->back && f->bytes && f->again);
 }
 
@@ -166,19 +168,19 @@ static void random_latents(fixture *f, int n)
 }
 
 /* Encodes on the first table; every table must make the same bytes and read them back. */
-static size_t check_block(fixture *f, int bw, int bh, int quality)
+static size_t check_block(fixture *f, int bw, int bh, int quality16)
 {
-    size_t n = (size_t)(bw * bh * f->n_latent) * sizeof *f->y,
+    size_t n = (size_t)(bw * bh * f->n_channels) * sizeof *f->y,
            cap = nsvq_block_bound(f->engine[0], bw, bh);
     size_t size = 0, again = 0;
 
-    assert_int_equal(nsvq_block_encode(f->engine[0], f->s, f->y, bw, bh, quality, f->bytes, cap,
+    assert_int_equal(nsvq_block_encode(f->engine[0], f->s, f->y, bw, bh, quality16, f->bytes, cap,
                                        &size, f->y_hat),
                      0);
     assert_true(size <= cap);
     for (int i = 0; i < N_TABLES; i++) {
         if (!f->engine[i]) continue;
-        assert_int_equal(nsvq_block_encode(f->engine[i], f->s, f->y, bw, bh, quality, f->again, cap,
+        assert_int_equal(nsvq_block_encode(f->engine[i], f->s, f->y, bw, bh, quality16, f->again, cap,
                                            &again, f->back),
                          0);
         assert_int_equal(again, size);
@@ -186,25 +188,35 @@ static size_t check_block(fixture *f, int bw, int bh, int quality)
         assert_memory_equal(f->back, f->y_hat, n);
         memset(f->back, 0x55, n);
         assert_int_equal(
-            nsvq_block_decode(f->engine[i], f->s, f->bytes, size, bw, bh, quality, f->back, NULL), 0);
+            nsvq_block_decode(f->engine[i], f->s, f->bytes, size, bw, bh, quality16, f->back, NULL), 0);
         assert_memory_equal(f->back, f->y_hat, n);
     }
     return size;
 }
 
-static void blocks_of_all_sizes_return(void **state)
+static const testmodel_shape shapes[] = {TESTMODEL_SMALL, TESTMODEL_HYPER8, TESTMODEL_HYPER16};
+enum { N_SHAPES = sizeof shapes / sizeof *shapes };
+
+static void all_sizes(testmodel_shape shape)
 {
     static const int odd[] = {1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17, 25, 31, 32};
     const int n = sizeof odd / sizeof *odd;
     fixture f;
 
-    set_up(&f, TESTMODEL_SMALL);
+    set_up(&f, shape);
     for (int i = 0; i < n * n; i++) {
         int bw = odd[i / n], bh = odd[i % n];
         random_latents(&f, bw * bh);
-        check_block(&f, bw, bh, test_range(&f.rng, 1, 100));
+        check_block(&f, bw, bh, test_range(&f.rng, NSVQ_MIN_QUALITY16, NSVQ_MAX_QUALITY16));
     }
+    random_latents(&f, f.side * f.side);
+    check_block(&f, f.side, f.side, 800);
     tear_down(&f);
+}
+
+static void blocks_of_all_sizes_return(void **state)
+{
+    for (int i = 0; i < N_SHAPES; i++) all_sizes(shapes[i]);
 }
 
 static void blocks_of_the_shipped_shape_return(void **state)
@@ -215,7 +227,7 @@ static void blocks_of_the_shipped_shape_return(void **state)
     set_up(&f, TESTMODEL_SHIPPED);
     for (size_t i = 0; i < sizeof size / sizeof *size; i++) {
         random_latents(&f, size[i][0] * size[i][1]);
-        check_block(&f, size[i][0], size[i][1], size[i][2]);
+        check_block(&f, size[i][0], size[i][1], 16 * size[i][2]);
     }
     tear_down(&f);
 }
@@ -240,7 +252,7 @@ static void lambda_trades_bytes_for_fidelity(void **state)
     for (int i = 0; i < 1024 * f.n_latent; i++) f.y[i] = (int16_t)(test_bell(&f.rng) * 400);
     for (uint32_t lambda = 300; lambda <= 3000000; lambda *= 100) {
         f.m.lambda50 = lambda; // the engines read it when they encode
-        size_t size = check_block(&f, 32, 32, 50);
+        size_t size = check_block(&f, 32, 32, 800);
         double error = squared_error(&f, 1024);
         assert_true(size < last_size && error > last_error);
         last_size = size;
@@ -250,26 +262,31 @@ static void lambda_trades_bytes_for_fidelity(void **state)
 }
 
 /* A decode-only model decodes like its origin. */
-static void decoding_needs_no_analysis(void **state)
+static void decode_without_analysis(testmodel_shape shape)
 {
     fixture f;
     nsvq_model_desc bare;
     nsvq_kernels k;
     size_t size, block;
 
-    set_up(&f, TESTMODEL_SMALL);
+    set_up(&f, shape);
     random_latents(&f, 20 * 11);
-    block = check_block(&f, 20, 11, 40);
+    block = check_block(&f, 20, 11, 640);
     uint8_t *bytes = nsvq_model_store(&f.m, 0, &size);
     assert_int_equal(nsvq_model_load(&bare, bytes, size, NULL), 0);
     nsvq_kernels_init(&k, nsvq_cpu_detect());
     nsvq_engine *e = nsvq_engine_create(&bare, &k);
-    assert_int_equal(nsvq_block_decode(e, f.s, f.bytes, block, 20, 11, 40, f.back, NULL), 0);
-    assert_memory_equal(f.back, f.y_hat, (size_t)(20 * 11 * f.n_latent) * sizeof *f.back);
+    assert_int_equal(nsvq_block_decode(e, f.s, f.bytes, block, 20, 11, 640, f.back, NULL), 0);
+    assert_memory_equal(f.back, f.y_hat, (size_t)(20 * 11 * f.n_channels) * sizeof *f.back);
     nsvq_engine_destroy(e);
     nsvq_model_free(&bare);
     free(bytes);
     tear_down(&f);
+}
+
+static void decoding_needs_no_analysis(void **state)
+{
+    for (int i = 0; i < N_SHAPES; i++) decode_without_analysis(shapes[i]);
 }
 
 /* ---- damage ---- */
@@ -280,36 +297,49 @@ static int decode_copy(fixture *f, const uint8_t *bytes, size_t size, int bw, in
     assert_non_null(copy);
     memcpy(copy, bytes, size);
     int st =
-        nsvq_block_decode(f->engine[0], f->s, size ? copy : copy + 1, size, bw, bh, 50, f->back, NULL);
+        nsvq_block_decode(f->engine[0], f->s, size ? copy : copy + 1, size, bw, bh, 800, f->back, NULL);
     free(copy);
     assert_true(st == 0 || st == -2);
     return st;
 }
 
-static void cut_blocks_are_refused(void **state)
+static void refuse_cut_blocks(testmodel_shape shape)
 {
+    bool vq = shape == TESTMODEL_SMALL;
     fixture f;
 
-    set_up(&f, TESTMODEL_SMALL);
+    set_up(&f, shape);
     random_latents(&f, 9 * 8);
-    size_t size = check_block(&f, 9, 8, 50);
+    size_t size = check_block(&f, 9, 8, 800);
     for (size_t n = 0; n < size; n++) assert_int_equal(decode_copy(&f, f.bytes, n, 9, 8), -2);
     f.bytes[size] = f.bytes[size + 1] = 0;
     assert_int_equal(decode_copy(&f, f.bytes, size + 2, 9, 8), -2);
     assert_int_equal(decode_copy(&f, f.bytes, size, 9, 7), -2);
-    f.bytes[0] = 6;
+    f.bytes[vq ? 0 : 2] = 6; // lanes
     assert_int_equal(decode_copy(&f, f.bytes, size, 9, 8), -2);
+    f.bytes[2] = 0;
+    for (int i = 0; !vq && i < 4; i++) {
+        static const int no_quality[4] = {0, NSVQ_MIN_QUALITY16 - 1, NSVQ_MAX_QUALITY16 + 1, 65535};
+        f.bytes[0] = (uint8_t)no_quality[i];
+        f.bytes[1] = (uint8_t)(no_quality[i] >> 8);
+        assert_int_equal(decode_copy(&f, f.bytes, size, 9, 8), -2);
+    }
     tear_down(&f);
 }
 
-static void garbage_never_crashes(void **state)
+static void cut_blocks_are_refused(void **state)
+{
+    for (int i = 0; i < N_SHAPES; i++) refuse_cut_blocks(shapes[i]);
+}
+
+static void decode_garbage(testmodel_shape shape)
 {
     fixture f;
     int n_refused = 0;
 
-    set_up(&f, TESTMODEL_SMALL);
+    set_up(&f, shape);
     random_latents(&f, 6 * 6);
-    size_t size = check_block(&f, 6, 6, 50);
+    size_t size = check_block(&f, 6, 6, 800);
     for (int i = 0; i < 4000; i++) {
         size_t n = i & 1 ? size : (size_t)test_range(&f.rng, 0, 200);
         memcpy(f.again, f.bytes, size);
@@ -322,6 +352,11 @@ static void garbage_never_crashes(void **state)
     }
     assert_true(n_refused > 3000);
     tear_down(&f);
+}
+
+static void garbage_never_crashes(void **state)
+{
+    for (int i = 0; i < N_SHAPES; i++) decode_garbage(shapes[i]);
 }
 
 int main(void)

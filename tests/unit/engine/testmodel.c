@@ -113,11 +113,12 @@ static void space_to_depth(nsvq_net *net, int src, int dst, int channels, int fa
         (uint8_t)factor;
 }
 
-static void make_analysis(maker *k, nsvq_net *net, const int c[3], const int n[3], int n_latent)
+static void make_analysis(maker *k, nsvq_net *net, const int c[3], const int n[3], int n_latent,
+                          int stride)
 {
-    int r = 1;
+    int r = 1, factor = stride / 4, last = stride == 16 ? 2 : 1;
     pointwise(k, net, 0, r, 48, c[0], 50, 1000);
-    for (int scale = 0; scale < 3; scale++) {
+    for (int scale = 0; scale <= last; scale++) {
         if (scale) {
             space_to_depth(net, r, r + 1, c[scale - 1], 2);
             pointwise(k, net, r + 1, r + 2, c[scale - 1] * 4, c[scale], 1100, 1000);
@@ -126,27 +127,27 @@ static void make_analysis(maker *k, nsvq_net *net, const int c[3], const int n[3
         for (int i = 0; i < n[scale]; i++, r += 2)
             block(k, net, r, r + 2, c[scale], scale < 2 ? 5 : 3);
     }
-    space_to_depth(net, 0, r + 1, 48, 4);
-    pointwise(k, net, r + 1, r + 2, 768, n_latent, 50, 400);
-    pointwise(k, net, r, r + 3, c[2], n_latent, 1200, 300);
+    space_to_depth(net, 0, r + 1, 48, factor);
+    pointwise(k, net, r + 1, r + 2, 48 * factor * factor, n_latent, 50, 400);
+    pointwise(k, net, r, r + 3, c[last], n_latent, 1200, 300);
     net->layer[net->n_layers - 1].res = (uint8_t)(r + 2);
 }
 
-static void sub_layer(maker *k, nsvq_net *net, int src, int res, int dst, int out_type,
+static void sub_layer(maker *k, nsvq_net *net, int rep, int src, int res, int dst, int out_type,
                       double sd_out)
 {
     nsvq_layer *l = add(net, NSVQ_LAYER_POINTWISE, src, dst, 48, 48);
     l->in_type = NSVQ_U8;
     l->out_type = (uint8_t)out_type;
-    l->rep = 16;
+    l->rep = (uint8_t)rep;
     l->res = (uint8_t)res;
     fill(k, l, 40, sd_out);
 }
 
-static void make_synthesis(maker *k, nsvq_net *net, int c, int n_blocks, int n_latent)
+static void make_synthesis(maker *k, nsvq_net *net, int c, int n_blocks, int n_latent, int stride)
 {
     nsvq_layer *l;
-    int r = 1;
+    int r = 1, rep = stride / 4 * (stride / 4), square = 48 * rep;
 
     pointwise(k, net, 0, r, n_latent, c, 500, 1000);
     for (int i = 0; i < n_blocks; i++, r += 2) block(k, net, r, r + 2, c, 3);
@@ -154,13 +155,13 @@ static void make_synthesis(maker *k, nsvq_net *net, int c, int n_blocks, int n_l
     l->out_type = NSVQ_U8;
     l->k = 3;
     fill(k, l, 1200, 60);
-    l = add(net, NSVQ_LAYER_POINTWISE, r + 1, r + 2, c, 768);
+    l = add(net, NSVQ_LAYER_POINTWISE, r + 1, r + 2, c, square);
     l->in_type = l->out_type = NSVQ_U8;
     fill(k, l, 40, 60);
-    pointwise(k, net, 0, r + 3, n_latent, 768, 500, 1000);
-    sub_layer(k, net, r + 2, r + 2, r + 4, NSVQ_U8, 30);
-    sub_layer(k, net, r + 4, r + 4, r + 5, NSVQ_U8, 30);
-    sub_layer(k, net, r + 5, r + 3, r + 6, NSVQ_S16, 500);
+    pointwise(k, net, 0, r + 3, n_latent, square, 500, 1000);
+    sub_layer(k, net, rep, r + 2, r + 2, r + 4, NSVQ_U8, 30);
+    sub_layer(k, net, rep, r + 4, r + 4, r + 5, NSVQ_U8, 30);
+    sub_layer(k, net, rep, r + 5, r + 3, r + 6, NSVQ_S16, 500);
 }
 
 static void prior_layer(maker *k, nsvq_layer *l, int in_type, int cin, int out_type, int cout,
@@ -217,38 +218,113 @@ static void make_codes(maker *k, nsvq_model_desc *m)
         m->codes[i] = (int16_t)bell(k, 400, NSVQ_CODE_MAX);
 }
 
+/* Frequencies that fall from the middle; every class has a number of symbols and of low bits of its
+ * own. */
+static void make_classes(maker *k, nsvq_hyper *h)
+{
+    h->shift = get(k, NSVQ_N_CLASSES, 1);
+    h->half = get(k, NSVQ_N_CLASSES, 1);
+    h->freq = get(k, NSVQ_N_CLASSES * NSVQ_CLASS_SYMBOLS, sizeof *h->freq);
+    if (!k->ok) return;
+    for (int c = 0; c < NSVQ_N_CLASSES; c++) {
+        uint16_t *f = h->freq + c * NSVQ_CLASS_SYMBOLS;
+        int half = h->half[c] = (uint8_t)(c < 4 ? c / 2 : test_range(&k->rng, 1, 31));
+        uint32_t left = 1u << 15;
+        h->shift[c] = (uint8_t)(c < 30 ? 0 : test_range(&k->rng, 0, 12));
+        for (int i = 0; i < 2 * half + 2; i++) {
+            f[i] = (uint16_t)(1u << test_range(&k->rng, 0, 8));
+            left -= f[i];
+        }
+        f[half] += (uint16_t)left;
+    }
+}
+
+static void make_hyper(maker *k, nsvq_model_desc *m, int z, int side)
+{
+    nsvq_hyper *h = &m->hyper;
+    int n = m->latent, per = NSVQ_Z_STRIDE / m->stride, r = 1, total = n + z;
+    nsvq_layer *l;
+
+    h->z = (uint16_t)z;
+    h->side = (uint16_t)side;
+    h->first_class = 9;
+    pointwise(k, &h->analysis, 0, r, n, 16, 500, 1000);
+    for (int left = per; left > 1; left /= 2, r += 2) {
+        space_to_depth(&h->analysis, r, r + 1, 16, 2);
+        pointwise(k, &h->analysis, r + 1, r + 2, 64, left > 2 ? 16 : z, 1000, left > 2 ? 1000 : 400);
+    }
+    pointwise(k, &h->synthesis, 0, 1, z + NSVQ_N_EXTRA, 16, 400, 1000);
+    block(k, &h->synthesis, 1, 3, 16, 3);
+    l = add(&h->synthesis, NSVQ_LAYER_DEPTHWISE, 3, 4, 16, 16);
+    l->out_type = NSVQ_U8;
+    l->k = 3;
+    fill(k, l, 1000, 60);
+    l = add(&h->synthesis, NSVQ_LAYER_POINTWISE, 4, 5, 16, per * per * side);
+    l->in_type = l->out_type = NSVQ_U8;
+    fill(k, l, 40, 60);
+    prior_layer(k, &h->scale, NSVQ_U8, side, NSVQ_S16, n, 50, 300);
+    prior_layer(k, &h->base, NSVQ_U8, side, NSVQ_S16, n, 50, 200);
+    for (int p = 1; p < NSVQ_N_PASSES; p++)
+        prior_layer(k, &h->mean[p], NSVQ_S16, 4 * n + NSVQ_N_EXTRA, NSVQ_S16, n, 500, 200);
+    h->gain = get(k, (size_t)(NSVQ_N_GAINS * total), sizeof *h->gain);
+    h->z_mean = get(k, (size_t)z, sizeof *h->z_mean);
+    h->z_scale = get(k, (size_t)z, sizeof *h->z_scale);
+    if (k->ok)
+        for (int i = 0; i < NSVQ_N_GAINS * total; i++) h->gain[i] = (int16_t)bell(k, 100, 2048);
+    for (int i = 0; k->ok && i < z; i++) {
+        h->z_mean[i] = (int16_t)bell(k, 100, NSVQ_LATENT_MAX);
+        h->z_scale[i] = (int16_t)bell(k, 200, 2048);
+    }
+    make_classes(k, h);
+}
+
 /* Everything that differs between the shapes. */
 typedef struct shape {
     const char *name;
     int n_slices, dim, n_codes, hidden, synthesis, n_blocks;
     int analysis[3], n_analysis[3];
     uint32_t lambda50;
+    int stride, latent, z, side; /* hyper */
 } shape;
 
 static const shape shapes[] = {
     [TESTMODEL_TINY] = {"test-tiny", 2, 4, 256, 7, 16, 1, {16, 16, 16}, {1, 0, 1}, 30000},
     [TESTMODEL_SMALL] = {"test-small", 2, 8, 128, 21, 32, 2, {16, 32, 16}, {1, 0, 1}, 30000},
-    [TESTMODEL_SHIPPED] = {"test-shipped", 4, 24, 4096, 64, 256, 6, {64, 128, 256}, {2, 2, 3}, 100000}};
+    [TESTMODEL_SHIPPED] = {"test-shipped", 4, 24, 4096, 64, 256, 6, {64, 128, 256}, {2, 2, 3}, 100000},
+    [TESTMODEL_HYPER8] = {"test-hyper8", 0, 0, 0, 0, 32, 1, {16, 16}, {1, 1}, 164, 8, 12, 5, 8},
+    [TESTMODEL_HYPER16] = {"test-hyper16", 0, 0, 0, 0, 16, 2, {16, 32, 16}, {1, 0, 1}, 164, 16, 20, 3, 16}};
+
+static void make_vq(maker *k, nsvq_model_desc *m, const shape *s)
+{
+    m->n_slices = (uint8_t)s->n_slices;
+    m->dim = (uint16_t)s->dim;
+    m->n_codes = (uint32_t)s->n_codes;
+    for (int i = 0; i < 3; i++) m->seed_channel[i] = (uint16_t)(i * 5 % m->latent);
+    m->seed_shift = 5;
+    make_codes(k, m);
+    make_prior(k, m, s->hidden);
+}
 
 bool testmodel_make(nsvq_model_desc *m, testmodel_shape which, uint64_t seed)
 {
     const shape *s = &shapes[which];
     maker k = {.rng = {seed}, .ok = true, .coarse = which == TESTMODEL_TINY};
-    int n_latent = s->n_slices * s->dim;
+    bool hyper = s->latent > 0;
 
     memset(m, 0, sizeof *m);
     memcpy(m->name, s->name, strlen(s->name));
-    m->n_slices = (uint8_t)s->n_slices;
-    m->dim = (uint16_t)s->dim;
-    m->n_codes = (uint32_t)s->n_codes;
-    for (int i = 0; i < 3; i++) m->seed_channel[i] = (uint16_t)(i * 5 % n_latent);
-    m->seed_shift = 5;
+    m->family = hyper ? NSVQ_FAMILY_HYPER : NSVQ_FAMILY_VQ;
+    m->stride = (uint8_t)(hyper ? s->stride : 16);
+    m->latent = (uint16_t)(hyper ? s->latent : s->n_slices * s->dim);
     m->lambda50 = s->lambda50;
     m->has_analysis = 1;
-    make_codes(&k, m);
-    make_analysis(&k, &m->analysis, s->analysis, s->n_analysis, n_latent);
-    make_synthesis(&k, &m->synthesis, s->synthesis, s->n_blocks, n_latent);
-    make_prior(&k, m, s->hidden);
+    make_analysis(&k, &m->analysis, s->analysis, s->n_analysis, m->latent, m->stride);
+    make_synthesis(&k, &m->synthesis, s->synthesis, s->n_blocks, m->latent + (hyper ? NSVQ_N_EXTRA : 0),
+                   m->stride);
+    if (hyper)
+        make_hyper(&k, m, s->z, s->side);
+    else
+        make_vq(&k, m, s);
     if (!k.ok) nsvq_model_free(m);
     return k.ok;
 }

@@ -11,7 +11,9 @@
 typedef enum testmodel_shape {
     TESTMODEL_TINY,   /* 2 slices of 4, 256 codes, numbers that deflate well: 9 KB in a file */
     TESTMODEL_SMALL,  /* 2 slices of 8, 128 codes: fast, every layer kind, odd channel counts */
-    TESTMODEL_SHIPPED /* the shape of the shipped vq model: 4 slices of 24, 4096 codes */
+    TESTMODEL_SHIPPED, /* the shape of the shipped vq model: 4 slices of 24, 4096 codes */
+    TESTMODEL_HYPER8, /* hyper family: 12 latents at stride 8, 5 hyper-latents */
+    TESTMODEL_HYPER16 /* 20 latents at stride 16 */
 } testmodel_shape;
 
 /* Fills *m; free it with nsvq_model_free. False: no memory (nothing to free). */

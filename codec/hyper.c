@@ -1,0 +1,494 @@
+/* hyper.c - the base layer of a block in the hyper family: latents to bytes and back (FORMAT.md 6).
+ *
+ * Hyper-latents come first; they give every latent a class and so the table of its residual. All
+ * residuals follow, in raster order, and need nothing else: means, which depend on decoded neighbours,
+ * are added when all symbols have been read.
+ * May include: engine_impl.h, rans.h. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine_impl.h"
+#include "rans.h"
+
+#define HEAD_BYTES 3     /* quality, lanes */
+#define BATCH 32         /* contexts gathered at a time */
+#define MAX_LOG2_LANES 5
+#define MAX_SYMBOLS 4    /* of one residual: table, low bits, sign and size of the excess, the excess */
+#define MAX_EXCESS_BITS 14
+#define MAX_RESIDUAL INT16_MAX
+#define CLASS_WIDTH 24   /* 1/128 octave */
+#define CLASS_ZERO 512   /* where class 0 ends below: 2^-4 steps */
+
+/* ---- tables ---- */
+
+/* round(2^15 * 2^(j / 64)) */
+static const uint16_t root64[64] = {
+    32768, 33125, 33486, 33850, 34219, 34591, 34968, 35349, 35734, 36123, 36516, 36914, 37316,
+    37722, 38133, 38548, 38968, 39392, 39821, 40255, 40693, 41136, 41584, 42037, 42495, 42958,
+    43425, 43898, 44376, 44859, 45348, 45842, 46341, 46846, 47356, 47871, 48393, 48920, 49452,
+    49991, 50535, 51085, 51642, 52204, 52773, 53347, 53928, 54515, 55109, 55709, 56316, 56929,
+    57549, 58176, 58809, 59449, 60097, 60751, 61413, 62081, 62757, 63441, 64132, 64830};
+
+static int pack(nsvq_pointwise *p, const nsvq_layer *l, uint8_t res_type, const nsvq_kernels *k)
+{
+    *p = (nsvq_pointwise){.cin = l->cin, .cout = l->cout, .in_type = l->in_type,
+                          .out_type = l->out_type, .res_type = res_type};
+    return k->pointwise_pack(p, l->wt, l->bias, l->shift, l->mul);
+}
+
+static void set_tables(hyper *h, const nsvq_hyper *d)
+{
+    uint16_t log2_q8[256];
+
+    log2_table(log2_q8);
+    for (int c = 0; c < NSVQ_N_CLASSES; c++)
+        for (int i = 0; i < NSVQ_CLASS_SYMBOLS; i++) {
+            uint16_t f = d->freq[c * NSVQ_CLASS_SYMBOLS + i];
+            h->start[c][i + 1] = (uint16_t)(h->start[c][i] + f);
+            h->bits[c][i] = f ? (uint16_t)symbol_bits(log2_q8, f) : 0;
+        }
+}
+
+int hyper_create(hyper *h, const nsvq_model_desc *m, const nsvq_kernels *k)
+{
+    const nsvq_hyper *d = &m->hyper;
+    int per = NSVQ_Z_STRIDE / m->stride, st;
+
+    memset(h, 0, sizeof *h);
+    set_tables(h, d);
+    st = net_create(&h->synthesis, &d->synthesis, k, d->z + NSVQ_N_EXTRA, 1);
+    if (!st && m->has_analysis) st = net_create(&h->analysis, &d->analysis, k, m->latent, per);
+    if (!st) st = pack(&h->scale, &d->scale, NSVQ_NONE, k);
+    if (!st) st = pack(&h->base, &d->base, NSVQ_NONE, k);
+    for (int p = 1; p < NSVQ_N_PASSES && !st; p++) st = pack(&h->mean[p], &d->mean[p], NSVQ_S16, k);
+    if (st) hyper_free(h);
+    return st;
+}
+
+void hyper_free(hyper *h)
+{
+    net_free(&h->analysis);
+    net_free(&h->synthesis);
+    nsvq_pointwise_free(&h->scale);
+    nsvq_pointwise_free(&h->base);
+    for (int p = 0; p < NSVQ_N_PASSES; p++) nsvq_pointwise_free(&h->mean[p]);
+}
+
+/* ---- steps of both ---- */
+
+typedef struct coder {
+    const nsvq_engine *e;
+    const nsvq_model_desc *m;
+    const hyper *h;
+    nsvq_scratch *s;
+    int n_latent, n_z, n_side, per, bw, bh, zw, zh, quality16;
+    int32_t *step;     /* [L + Z] 1/16 unit */
+    int16_t *below;    /* [L + Z] what a log2 scale has to exceed to leave class 0 */
+    int16_t *z_hat;    /* [zh][zw][Z + NSVQ_N_EXTRA] */
+    uint8_t *side;     /* [bh][bw][S] */
+    int16_t *scale;    /* [bw][L] of a row */
+    uint8_t *cls;      /* [bh][bw][L] */
+    int16_t *residual; /* [bh][bw][L] */
+    int16_t *base;     /* [bh][bw][L] */
+    int16_t *ctx, *mu; /* [BATCH][X], [BATCH][L] */
+    prior_position *list;
+    int16_t *y_hat;    /* [bh][bw][L + NSVQ_N_EXTRA] */
+    /* encoder: y is NULL in the decoder */
+    const int16_t *y;
+    int16_t *z;        /* [zh][zw][Z], then residuals */
+    rans_symbol *symbols;
+    size_t n_symbols;
+    /* decoder */
+    rans_reader reader;
+} coder;
+
+static int clamp_int(int v, int min, int max)
+{
+    return v < min ? min : v > max ? max : v;
+}
+
+static int16_t clamp_latent(int v)
+{
+    return (int16_t)clamp_int(v, -NSVQ_LATENT_MAX, NSVQ_LATENT_MAX);
+}
+
+static size_t n_residuals(const nsvq_model_desc *m, int bw, int bh)
+{
+    int per = NSVQ_Z_STRIDE / m->stride;
+    size_t zw = (size_t)((bw + per - 1) / per), zh = (size_t)((bh + per - 1) / per);
+    return (size_t)bw * (size_t)bh * m->latent + zw * zh * m->hyper.z;
+}
+
+static void place(coder *c, carver *k)
+{
+    size_t n = (size_t)c->bw * (size_t)c->bh, nz = (size_t)c->zw * (size_t)c->zh;
+    size_t L = (size_t)c->n_latent, Z = (size_t)c->n_z, item = sizeof(int16_t);
+
+    c->step = carve(k, (L + Z) * sizeof *c->step);
+    c->below = carve(k, (L + Z) * item);
+    c->z_hat = carve(k, nz * (Z + NSVQ_N_EXTRA) * item);
+    c->side = carve(k, n * (size_t)c->n_side);
+    c->scale = carve(k, (size_t)c->bw * L * item);
+    c->cls = carve(k, n * L);
+    c->residual = carve(k, n * L * item);
+    c->base = carve(k, n * L * item);
+    c->ctx = carve(k, BATCH * (4 * L + NSVQ_N_EXTRA) * item);
+    c->mu = carve(k, BATCH * L * item);
+    c->list = carve(k, n * sizeof *c->list);
+    if (!c->y) return;
+    c->z = carve(k, nz * Z * item);
+    c->symbols = carve(k, MAX_SYMBOLS * n_residuals(c->m, c->bw, c->bh) * sizeof *c->symbols);
+}
+
+/* Steps and class bounds of latents, then hyper-latents. */
+static void set_steps(coder *c)
+{
+    int k = c->quality16 >> 9, r = c->quality16 & 511, n = c->n_latent + c->n_z;
+    int base = 2560 + (5 * 1600 + (800 - c->quality16) * 4) / 5 - 1600; // a division that rounds down
+
+    for (int i = 0; i < n; i++) {
+        const int16_t *g = c->m->hyper.gain + (size_t)k * (size_t)n + i;
+        int gain = (g[0] * (512 - r) + g[n] * r + 256) >> 9;
+        int l = clamp_int((i < c->n_latent ? base : 2816) + gain, 1024, 3840);
+        c->step[i] = (int32_t)((((uint32_t)root64[l >> 2 & 63] << (l >> 8)) + (1 << 14)) >> 15);
+        c->below[i] = (int16_t)(((l - 2816) >> 1) - CLASS_ZERO);
+    }
+}
+
+static int coder_init(coder *c, nsvq_scratch *s)
+{
+    carver size = {0}, k = {0};
+
+    c->m = c->e->m;
+    c->h = &c->e->hyper;
+    c->s = s;
+    c->n_latent = c->m->latent;
+    c->n_z = c->m->hyper.z;
+    c->n_side = c->m->hyper.side;
+    c->per = NSVQ_Z_STRIDE / c->m->stride;
+    c->zw = (c->bw + c->per - 1) / c->per;
+    c->zh = (c->bh + c->per - 1) / c->per;
+    place(c, &size);
+    if (!(k.base = scratch_keep(s, size.used))) return -1;
+    place(c, &k);
+    set_steps(c);
+    return 0;
+}
+
+static int class_of(int log2_scale, int below)
+{
+    return clamp_int(log2_scale - below, 0, NSVQ_N_CLASSES * CLASS_WIDTH - 1) / CLASS_WIDTH;
+}
+
+static void set_extra(const coder *c, int16_t *to)
+{
+    to[0] = (int16_t)((c->quality16 - 800) * 4);
+    to[1] = to[2] = to[3] = 0;
+}
+
+static void load_z_hat(const void *user, int16_t *out, int x, int y, int n)
+{
+    const coder *c = user;
+    size_t width = (size_t)c->n_z + NSVQ_N_EXTRA;
+    memcpy(out, c->z_hat + (size_t)(y * c->zw + x) * width, (size_t)n * width * sizeof *out);
+}
+
+/* Row y of the hyper-latents' synthesis goes to its latents. */
+static void emit_side(const void *user, const int16_t *row, int y)
+{
+    const coder *c = user;
+    const uint8_t *from = (const uint8_t *)row;
+    size_t n = (size_t)c->n_side;
+
+    for (int x = 0; x < c->zw; x++)
+        for (int ky = 0; ky < c->per; ky++)
+            for (int kx = 0; kx < c->per; kx++, from += n) {
+                int lx = x * c->per + kx, ly = y * c->per + ky;
+                if (lx < c->bw && ly < c->bh) memcpy(c->side + (size_t)(ly * c->bw + lx) * n, from, n);
+            }
+}
+
+/* z_hat -> what scales and means are made of. */
+static int run_synthesis(coder *c)
+{
+    net_job job = {.ww = c->zw, .wh = c->zh, .want = {0, 0, c->zw, c->zh}, .user = c,
+                   .load = load_z_hat, .emit = emit_side};
+    for (int i = 0; i < c->zw * c->zh; i++)
+        set_extra(c, c->z_hat + (size_t)i * ((size_t)c->n_z + NSVQ_N_EXTRA) + c->n_z);
+    return net_run(&c->h->synthesis, c->s, &job);
+}
+
+/* Classes and means of row y. */
+static void row_model(coder *c, int y)
+{
+    const nsvq_kernels *k = &c->e->k;
+    size_t L = (size_t)c->n_latent, first = (size_t)y * (size_t)c->bw;
+    const uint8_t *side = c->side + first * (size_t)c->n_side;
+    uint8_t *cls = c->cls + first * L;
+
+    k->pointwise(c->scale, side, NULL, &c->h->scale, c->bw);
+    k->pointwise(c->base + first * L, side, NULL, &c->h->base, c->bw);
+    for (int x = 0; x < c->bw; x++)
+        for (size_t i = 0; i < L; i++)
+            cls[(size_t)x * L + i] = (uint8_t)class_of(c->scale[(size_t)x * L + i], c->below[i]);
+}
+
+static void z_value(coder *c, int position, int i, int r)
+{
+    const nsvq_hyper *d = &c->m->hyper;
+    c->z_hat[(size_t)position * ((size_t)c->n_z + NSVQ_N_EXTRA) + (size_t)i] =
+        clamp_latent(d->z_mean[i] + ((r * c->step[c->n_latent + i] + 8) >> 4));
+}
+
+static int z_class(const coder *c, int i)
+{
+    int cls = class_of(c->m->hyper.z_scale[i], c->below[c->n_latent + i]);
+    return cls > c->m->hyper.first_class ? cls : c->m->hyper.first_class;
+}
+
+static void quantise(coder *c, const int16_t *mu, prior_position at);
+
+/* Latents from means and residuals; the encoder chooses the residual here. */
+static void put_latent(coder *c, const int16_t *mu, prior_position at)
+{
+    size_t L = (size_t)c->n_latent, i = (size_t)(at.y * c->bw + at.x);
+    const int16_t *r = c->residual + i * L;
+    int16_t *out = c->y_hat + i * (L + NSVQ_N_EXTRA);
+
+    if (c->y) quantise(c, mu, at);
+    for (size_t j = 0; j < L; j++) out[j] = clamp_latent(mu[j] + ((r[j] * c->step[j] + 8) >> 4));
+    set_extra(c, out + L);
+}
+
+static void run_pass(coder *c, int pass)
+{
+    size_t L = (size_t)c->n_latent, X = 4 * L + NSVQ_N_EXTRA;
+    prior_block b = {.bw = c->bw, .bh = c->bh, .n_latent = c->n_latent,
+                     .pitch = c->n_latent + NSVQ_N_EXTRA, .latents = c->y_hat};
+    int n = prior_positions(c->list, pass, c->bw, c->bh);
+
+    for (int from = 0, count; from < n; from += count) {
+        const prior_position *list = c->list + from;
+        count = n - from < BATCH ? n - from : BATCH;
+        for (int i = 0; i < count; i++) { // mu: first the base, then with what the neighbours say
+            memcpy(c->mu + (size_t)i * L, c->base + (size_t)(list[i].y * c->bw + list[i].x) * L,
+                   L * sizeof *c->mu);
+            if (!pass) continue;
+            prior_neighbours(c->ctx + (size_t)i * X, &b, pass, list[i]);
+            set_extra(c, c->ctx + (size_t)i * X + 4 * L);
+        }
+        if (pass) c->e->k.pointwise(c->mu, c->ctx, c->mu, &c->h->mean[pass], count);
+        for (int i = 0; i < count; i++) put_latent(c, c->mu + (size_t)i * L, list[i]);
+    }
+}
+
+/* ---- decoder ---- */
+
+/* A residual of class cls. */
+static int get_residual(coder *c, int cls)
+{
+    const nsvq_hyper *d = &c->m->hyper;
+    int half = d->half[cls], shift = d->shift[cls];
+    int v = rans_get(&c->reader, c->h->start[cls], 2 * half + 2) - half;
+
+    if (v > half) {
+        unsigned head = rans_get_bits(&c->reader, 5), size = head >> 1;
+        if (size > MAX_EXCESS_BITS) {
+            c->reader.bad = true;
+            return 0;
+        }
+        v += (1 << size) - 1 + (size ? (int)rans_get_bits(&c->reader, (int)size) : 0);
+        if (head & 1) v = -v;
+    }
+    if (shift) v = v * (1 << shift) + (int)rans_get_bits(&c->reader, shift);
+    if (v > MAX_RESIDUAL || v < -MAX_RESIDUAL) c->reader.bad = true;
+    return clamp_int(v, -MAX_RESIDUAL, MAX_RESIDUAL);
+}
+
+static void get_z(coder *c)
+{
+    for (int p = 0; p < c->zw * c->zh; p++)
+        for (int i = 0; i < c->n_z; i++) z_value(c, p, i, get_residual(c, z_class(c, i)));
+}
+
+static void get_row(coder *c, int y)
+{
+    size_t n = (size_t)c->bw * (size_t)c->n_latent;
+    const uint8_t *cls = c->cls + (size_t)y * n;
+    int16_t *r = c->residual + (size_t)y * n;
+
+    memset(r, 0, n * sizeof *r);
+    for (size_t i = 0; i < n; i++)
+        if (cls[i] >= c->m->hyper.first_class) r[i] = (int16_t)get_residual(c, cls[i]);
+}
+
+int hyper_block_decode(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *in, size_t size, int bw,
+                       int bh, int16_t *y_hat)
+{
+    coder c = {.e = e, .bw = bw, .bh = bh, .y_hat = y_hat};
+
+    if (size < HEAD_BYTES || in[2] > MAX_LOG2_LANES) return -2;
+    c.quality16 = in[0] | in[1] << 8;
+    if (c.quality16 < NSVQ_MIN_QUALITY16 || c.quality16 > NSVQ_MAX_QUALITY16) return -2;
+    if (!rans_open(&c.reader, in + HEAD_BYTES, size - HEAD_BYTES, in[2])) return -2;
+    if (coder_init(&c, s)) return -1;
+    get_z(&c);
+    if (c.reader.bad) return -2;
+    if (run_synthesis(&c)) return -1;
+    for (int y = 0; y < bh && !c.reader.bad; y++) {
+        row_model(&c, y);
+        get_row(&c, y);
+    }
+    if (!rans_done(&c.reader)) return -2;
+    for (int pass = 0; pass < NSVQ_N_PASSES; pass++) run_pass(&c, pass);
+    return 0;
+}
+
+/* ---- encoder ---- */
+
+static void note(coder *c, unsigned start, unsigned freq)
+{
+    c->symbols[c->n_symbols++] = (rans_symbol){(uint16_t)start, (uint16_t)freq};
+}
+
+static void note_bits(coder *c, unsigned v, int n)
+{
+    note(c, v << (RANS_BITS - n), 1u << (RANS_BITS - n));
+}
+
+static int log2_floor(unsigned v)
+{
+    return 31 - __builtin_clz(v);
+}
+
+static void put_residual(coder *c, int cls, int r)
+{
+    const nsvq_hyper *d = &c->m->hyper;
+    const uint16_t *start = c->h->start[cls];
+    int half = d->half[cls], shift = d->shift[cls], v = r >> shift, symbol = v + half;
+
+    if (abs(v) > half) {
+        unsigned excess = (unsigned)(abs(v) - half); // from 1 on
+        int n = log2_floor(excess);
+        symbol = 2 * half + 1;
+        note(c, start[symbol], start[symbol + 1] - start[symbol]);
+        note_bits(c, (unsigned)n << 1 | (v < 0), 5);
+        if (n) note_bits(c, excess - (1u << n), n);
+    } else {
+        note(c, start[symbol], start[symbol + 1] - start[symbol]);
+    }
+    if (shift) note_bits(c, (unsigned)r & ((1u << shift) - 1), shift);
+}
+
+/* What put_residual costs, unit 1/256 bit. */
+static int bits_of(const coder *c, int cls, int r)
+{
+    const nsvq_hyper *d = &c->m->hyper;
+    int half = d->half[cls], shift = d->shift[cls], v = r >> shift;
+
+    if (abs(v) <= half) return c->h->bits[cls][v + half] + 256 * shift;
+    return c->h->bits[cls][2 * half + 1] + 256 * (shift + 5 + log2_floor((unsigned)(abs(v) - half)));
+}
+
+static int round_div(int a, int b) /* b > 0; halves away from 0 */
+{
+    return a < 0 ? -((-a + b / 2) / b) : (a + b / 2) / b;
+}
+
+/* Nearest residual, or the next towards 0 when that is cheaper by squared error + lambda * bits; in
+ * steps, squares in 1/65536. */
+static int choose(const coder *c, int cls, int d, int step)
+{
+    int a = abs(d) * 4096 / step, near = (a + 128) >> 8, best = 0;
+    int64_t least = INT64_MAX;
+
+    for (int k = near; k >= 0 && k >= near - 1; k--) {
+        int err = a - (k << 8);
+        int64_t cost = (int64_t)err * err +
+                       (int64_t)c->m->lambda50 * bits_of(c, cls, d < 0 ? -k : k) / 4;
+        if (cost > least) continue;
+        least = cost;
+        best = k;
+    }
+    return d < 0 ? -best : best;
+}
+
+static void quantise(coder *c, const int16_t *mu, prior_position at)
+{
+    size_t L = (size_t)c->n_latent, i = (size_t)(at.y * c->bw + at.x);
+    const int16_t *y = c->y + i * L;
+    const uint8_t *cls = c->cls + i * L;
+    int16_t *r = c->residual + i * L;
+
+    for (size_t j = 0; j < L; j++)
+        r[j] = cls[j] < c->m->hyper.first_class
+                   ? 0
+                   : (int16_t)choose(c, cls[j], clamp_latent(y[j]) - mu[j], c->step[j]);
+}
+
+/* The last column and row go on to the end of their hyper-latent. */
+static void load_y(const void *user, int16_t *out, int x, int y, int n)
+{
+    const coder *c = user;
+    size_t L = (size_t)c->n_latent;
+
+    y = y < c->bh ? y : c->bh - 1;
+    for (int i = 0; i < n; i++, out += L) {
+        int from = x + i < c->bw ? x + i : c->bw - 1;
+        const int16_t *in = c->y + (size_t)(y * c->bw + from) * L;
+        for (size_t j = 0; j < L; j++) out[j] = clamp_latent(in[j]);
+    }
+}
+
+static void emit_z(const void *user, const int16_t *row, int y)
+{
+    const coder *c = user;
+    size_t n = (size_t)c->zw * (size_t)c->n_z;
+    memcpy(c->z + (size_t)y * n, row, n * sizeof *row);
+}
+
+static int make_z(coder *c)
+{
+    net_job job = {.ww = c->zw, .wh = c->zh, .want = {0, 0, c->zw, c->zh}, .user = c,
+                   .load = load_y, .emit = emit_z};
+    if (net_run(&c->h->analysis, c->s, &job)) return -1;
+    for (int p = 0; p < c->zw * c->zh; p++)
+        for (int i = 0; i < c->n_z; i++) {
+            int16_t *z = c->z + (size_t)p * (size_t)c->n_z + (size_t)i;
+            *z = (int16_t)round_div(16 * (*z - c->m->hyper.z_mean[i]), c->step[c->n_latent + i]);
+            z_value(c, p, i, *z);
+            put_residual(c, z_class(c, i), *z);
+        }
+    return 0;
+}
+
+/* A lane costs 4 bytes and gives the decoder's processor more to do at once. */
+static int choose_lanes(int bw, int bh)
+{
+    return bw * bh >= 256 ? 2 : bw * bh >= 64 ? 1 : 0;
+}
+
+size_t hyper_block_bound(const nsvq_engine *e, int bw, int bh)
+{
+    return HEAD_BYTES + rans_bound(MAX_SYMBOLS * n_residuals(e->m, bw, bh), choose_lanes(bw, bh));
+}
+
+int hyper_block_encode(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y, int bw, int bh,
+                       int quality16, uint8_t *out, size_t *size, int16_t *y_hat)
+{
+    coder c = {.e = e, .y = y, .y_hat = y_hat, .bw = bw, .bh = bh, .quality16 = quality16};
+    int lanes = choose_lanes(bw, bh);
+
+    if (coder_init(&c, s)) return -1;
+    if (make_z(&c) || run_synthesis(&c)) return -1;
+    for (int r = 0; r < bh; r++) row_model(&c, r);
+    for (int pass = 0; pass < NSVQ_N_PASSES; pass++) run_pass(&c, pass);
+    for (size_t i = 0; i < (size_t)bw * (size_t)bh * (size_t)c.n_latent; i++)
+        if (c.cls[i] >= e->m->hyper.first_class) put_residual(&c, c.cls[i], c.residual[i]);
+
+    out[0] = (uint8_t)quality16;
+    out[1] = (uint8_t)(quality16 >> 8);
+    out[2] = (uint8_t)lanes;
+    *size = HEAD_BYTES + rans_encode(out + HEAD_BYTES, c.symbols, c.n_symbols, lanes);
+    return 0;
+}

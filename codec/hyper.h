@@ -1,0 +1,26 @@
+/* hyper.h - the base layer of a block in the hyper family (FORMAT.md 6). May include: engine.h, net.h. */
+#ifndef NSVQ_HYPER_H
+#define NSVQ_HYPER_H
+
+#include "engine.h"
+#include "net.h"
+
+typedef struct hyper {
+    net            analysis, synthesis;
+    nsvq_pointwise scale, base, mean[NSVQ_N_PASSES];
+    uint16_t       start[NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS + 1]; /* cumulated frequencies */
+    uint16_t       bits[NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS];      /* encoder: unit 1/256 bit */
+} hyper;
+
+/* 0, or -1 without memory (nothing to free). */
+int  hyper_create(hyper *h, const nsvq_model_desc *m, const nsvq_kernels *k);
+void hyper_free(hyper *h); /* fine on a zeroed struct */
+
+/* As nsvq_block_encode, nsvq_block_decode, nsvq_block_bound. */
+int    hyper_block_encode(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y, int bw, int bh,
+                          int quality16, uint8_t *out, size_t *size, int16_t *y_hat);
+int    hyper_block_decode(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *in, size_t size, int bw,
+                          int bh, int16_t *y_hat);
+size_t hyper_block_bound(const nsvq_engine *e, int bw, int bh);
+
+#endif

@@ -188,7 +188,7 @@ static void decode_only(void **state)
     nsvq_error err;
     size_t size;
 
-    assert_true(testmodel_make(&desc, TESTMODEL_SMALL, 11));
+    assert_true(testmodel_make(&desc, test_shape(), 11));
     uint8_t *bytes = nsvq_model_store(&desc, 0, &size);
     nsvq_model_free(&desc);
     assert_ok(nsvq_model_open(&m, bytes, size, &err), err);

@@ -139,11 +139,20 @@ void picture_free(picture *p)
 
 /* ---- model ---- */
 
+testmodel_shape test_shape(void)
+{
+    const char *family = getenv("TEST_FAMILY");
+
+    if (!family || !strcmp(family, "vq")) return TESTMODEL_SMALL;
+    assert_string_equal(family, "hyper");
+    return TESTMODEL_HYPER8;
+}
+
 uint8_t *test_model_bytes(size_t *size)
 {
     nsvq_model_desc m;
 
-    assert_true(testmodel_make(&m, TESTMODEL_SMALL, 11));
+    assert_true(testmodel_make(&m, test_shape(), 11));
     uint8_t *bytes = nsvq_model_store(&m, NSVQ_STORE_ANALYSIS, size);
     nsvq_model_free(&m);
     assert_non_null(bytes);

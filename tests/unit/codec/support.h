@@ -51,6 +51,8 @@ static inline uint8_t *picture_at(const picture *p, uint32_t x, uint32_t y, uint
 /* The small random model; made once, the caller does not release it. */
 nsvq_model *test_model(void);
 /* As bytes of a model file. Free them. */
+/* The tests' model: TEST_FAMILY=vq (default) or hyper. */
+testmodel_shape test_shape(void);
 uint8_t *test_model_bytes(size_t *size);
 
 /* Encodes with test_model and n_threads, fails the test on an error. embed as the option. */

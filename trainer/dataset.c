@@ -294,12 +294,32 @@ static void change_colours(uint8_t *rgb, int n, uint64_t *rng)
     }
 }
 
-void dataset_patch(const dataset *d, uint64_t *rng, int size, uint8_t *rgb, int *w, int *h)
+/* Turns the plane of colour differences, the grey axis stays; then saturation and contrast. With one
+ * chance in two channels change places as well. */
+static void turn_colours(uint8_t *rgb, int n, uint64_t *rng)
+{
+    static const uint8_t order[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
+    const uint8_t *o = order[random_unit(rng) < 0.5f ? random_below(rng, 6) : 0];
+    const float angle = 6.2831853f * random_unit(rng), sat = 0.6f + 1.2f * random_unit(rng);
+    const float con = 0.75f + 0.5f * random_unit(rng), off = 30.f * (random_unit(rng) - 0.5f);
+    const float co = sat * cosf(angle), si = sat * sinf(angle) / 1.7320508f;
+    for (int i = 0; i < n; i++, rgb += 3) {
+        const float c[3] = {rgb[o[0]], rgb[o[1]], rgb[o[2]]}, grey = (c[0] + c[1] + c[2]) / 3.f;
+        for (int b = 0; b < 3; b++) {
+            const float turned = co * (c[b] - grey) + si * (c[(b + 1) % 3] - c[(b + 2) % 3]);
+            const float v = (grey + turned - 128.f) * con + 128.f + off;
+            rgb[b] = (uint8_t)(v < 0.f ? 0 : v > 255.f ? 255 : (int)(v + 0.5f));
+        }
+    }
+}
+
+void dataset_patch(const dataset *d, uint64_t *rng, const cut *c, uint8_t *rgb, int *w, int *h)
 {
     const picture *p = choose(d, rng);
     const uint64_t turn = random_u64(rng);
     const int swap = (int)(turn & 1), fx = (int)(turn & 2), fy = (int)(turn & 4);
-    int pw = (p->w < size ? p->w : size) & ~15, ph = (p->h < size ? p->h : size) & ~15;
+    const int pw = (p->w < c->size ? p->w : c->size) / c->unit * c->unit;
+    const int ph = (p->h < c->size ? p->h : c->size) / c->unit * c->unit;
     const int x0 = (int)random_below(rng, (uint32_t)(p->w - pw + 1));
     const int y0 = (int)random_below(rng, (uint32_t)(p->h - ph + 1));
     *w = swap ? ph : pw;
@@ -312,16 +332,21 @@ void dataset_patch(const dataset *d, uint64_t *rng, int size, uint8_t *rgb, int 
             memcpy(rgb + ((size_t)y * (size_t)*w + (size_t)x) * 3,
                    p->rgb + ((size_t)(y0 + sy) * (size_t)p->w + (size_t)(x0 + sx)) * 3, 3);
         }
-    change_colours(rgb, *w * *h, rng);
+    if (c->vivid > 0.f) {
+        if (random_unit(rng) < c->vivid) turn_colours(rgb, *w * *h, rng);
+    } else {
+        change_colours(rgb, *w * *h, rng);
+    }
 }
 
-int dataset_held_out(const dataset *d, int i, int size, uint8_t *rgb, int *w, int *h, const char **name)
+int dataset_held_out(const dataset *d, int i, const cut *c, uint8_t *rgb, int *w, int *h,
+                     const char **name)
 {
     for (int k = 0; k < d->n; k++) {
         const picture *p = &d->pic[k];
         if ((d->n_held_out && !p->held_out) || i--) continue;
-        *w = (p->w < size ? p->w : size) & ~15;
-        *h = (p->h < size ? p->h : size) & ~15;
+        *w = (p->w < c->size ? p->w : c->size) / c->unit * c->unit;
+        *h = (p->h < c->size ? p->h : c->size) / c->unit * c->unit;
         const int x0 = (p->w - *w) / 2, y0 = (p->h - *h) / 2;
         for (int y = 0; y < *h; y++)
             memcpy(rgb + (size_t)y * (size_t)*w * 3,

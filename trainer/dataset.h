@@ -28,12 +28,18 @@ void dataset_free(dataset *d);
 /* Lossless pack of all pictures in parts of at most part_mib MiB: FILE, FILE.2, ... */
 int  dataset_pack(const dataset *d, const char *file, int part_mib);
 
-/* Cuts a patch of at most size x size (multiples of 16; smaller when the picture is) with random
- * place, flips and colour changes. rgb has room for size * size * 3. */
-void dataset_patch(const dataset *d, uint64_t *rng, int size, uint8_t *rgb, int *w, int *h);
+/* How patches are cut. */
+typedef struct cut {
+    int   size, unit; /* at most size x size pixels; sides are multiples of unit (16 or 64) */
+    float vivid;      /* share of patches whose hues are turned too; 0: the vq family's changes alone */
+} cut;
+
+/* Cuts a patch (smaller when the picture is) with random place, flips and colour changes. rgb has room
+ * for size * size * 3. */
+void dataset_patch(const dataset *d, uint64_t *rng, const cut *c, uint8_t *rgb, int *w, int *h);
 /* The i-th patch for validation: the middle of a held-out picture, or of any where none is held out,
  * unchanged. 0 past the last. */
-int  dataset_held_out(const dataset *d, int i, int size, uint8_t *rgb, int *w, int *h,
+int  dataset_held_out(const dataset *d, int i, const cut *c, uint8_t *rgb, int *w, int *h,
                       const char **name);
 
 #endif

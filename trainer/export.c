@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine.h"
+#include "fast.h"
 #include "qat.h"
 #include "random.h"
 
@@ -15,6 +16,13 @@
 #define LATENT (1.f / LATENT_ONE)
 #define LOGIT (1.f / 32.f)     /* bits */
 #define N_CALIBRATION 48
+#define N_TABLES 160              /* patches that the class tables are measured on */
+#define MAX_GAIN 2048             /* of desc.c */
+
+static int is_hyper(const model *m)
+{
+    return m->pre.family == NSVQ_FAMILY_HYPER;
+}
 
 /* ---- number formats ---- */
 
@@ -68,14 +76,16 @@ static float magnitude(const float *v, size_t n, int type)
 static void calibrate(const model *m, const dataset *d, void (*take)(void *user, const forward *fw),
                       void *user)
 {
+    const cut c = model_cut(m, 256);
+    const float low = is_hyper(m) ? 1.f : 30.f, range = is_hyper(m) ? 99.f : 40.f; /* qualities */
     uint64_t rng = 12345;
     uint8_t *rgb = malloc(256 * 256 * 3);
     forward *fw = forward_new();
     if (!rgb) abort();
     for (int k = 0; k < N_CALIBRATION; k++) {
         int w, h;
-        dataset_patch(d, &rng, 256, rgb, &w, &h);
-        forward_run(fw, m, rgb, w, h, 30.f + 40.f * random_unit(&rng));
+        dataset_patch(d, &rng, &c, rgb, &w, &h);
+        forward_run(fw, m, rgb, w, h, low + range * random_unit(&rng));
         take(user, fw);
     }
     forward_free(fw);
@@ -84,31 +94,36 @@ static void calibrate(const model *m, const dataset *d, void (*take)(void *user,
 
 typedef struct peaks {
     const model *m;
-    float ana[NSVQ_MAX_REGISTERS], syn[NSVQ_MAX_REGISTERS];
+    float top[N_NETS][NSVQ_MAX_REGISTERS];
 } peaks;
-
-static void raise_registers(const network *n, const workspace *ws, float *peak)
-{
-    for (int i = 0; i < n->n_layers; i++) {
-        const layer *l = &n->l[i];
-        const tensor *t = &ws->r[l->dst];
-        peak[l->dst] = fmaxf(peak[l->dst], magnitude(t->v, (size_t)t->h * t->w * t->c, l->out_type));
-    }
-}
 
 static void take_registers(void *user, const forward *fw)
 {
     peaks *p = user;
-    raise_registers(&p->m->ana, forward_analysis(fw), p->ana);
-    raise_registers(&p->m->syn, forward_synthesis(fw), p->syn);
+    for (int which = 0; which < model_nets(p->m); which++) {
+        const network *n = model_net(p->m, which);
+        for (int i = 0; i < n->n_layers; i++) {
+            const layer *l = &n->l[i];
+            const tensor *t = &forward_net(fw, which)->r[l->dst];
+            float *top = &p->top[which][l->dst];
+            *top = fmaxf(*top, magnitude(t->v, (size_t)t->h * t->w * t->c, l->out_type));
+        }
+    }
 }
 
 void formats_calibrate(const model *m, const dataset *d, formats *f)
 {
-    peaks p = {.m = m};
-    calibrate(m, d, take_registers, &p);
-    net_formats(&m->ana, p.ana, PIXEL_IN, LATENT, f->ana);
-    net_formats(&m->syn, p.syn, LATENT, PIXEL_OUT, f->syn);
+    peaks *p = calloc(1, sizeof *p);
+    if (!p) abort();
+    p->m = m;
+    calibrate(m, d, take_registers, p);
+    net_formats(&m->ana, p->top[NET_ANALYSIS], PIXEL_IN, LATENT, f->ana);
+    net_formats(&m->syn, p->top[NET_SYNTHESIS], LATENT, PIXEL_OUT, f->syn);
+    if (is_hyper(m)) { /* hs gives log2 scales in 1/128 octave, and means */
+        net_formats(&m->h.ha, p->top[NET_HA], LATENT, LATENT, f->ha);
+        net_formats(&m->h.hs, p->top[NET_HS], LATENT, LATENT, f->hs);
+    }
+    free(p);
 }
 
 typedef struct hidden_peaks {
@@ -125,8 +140,77 @@ static void take_hidden(void *user, const forward *fw)
         for (int i = 0; i < p->n * H; i++) h->peak[i % H] = fmaxf(h->peak[i % H], p->h[s][i]);
 }
 
+static void count_patch(const hyper *h, const hyper_patch *p, const class_tables *t, class_counts *to)
+{
+    const size_t L = (size_t)h->latent, n = (size_t)(p->w * p->h) * L;
+    for (size_t i = 0; i < n; i++) {
+        const double e = p->t[i] - p->r[i], x = p->t[i];
+        const int r = (int)fmaxf(-TABLES_REACH, fminf(TABLES_REACH, p->r[i]));
+        to->n[p->cls[i]][TABLES_REACH + r] += 1;
+        to->gain[p->cls[i]] += x * x - e * e;
+    }
+    for (int i = 0; i < p->w * p->h / (h->per * h->per) * h->z; i++) {
+        const int r = (int)fmaxf(-TABLES_REACH, fminf(TABLES_REACH, p->z_r[i]));
+        const int cls = p->z_cls[i % h->z];
+        to->n[cls > t->first_class ? cls : t->first_class][TABLES_REACH + r] += 1;
+    }
+}
+
+/* Residuals of the integer network over patches at all qualities, chosen as the encoder does with the
+ * tables of before: twice, as the choice depends on them. */
+static void measure_tables(model *m, const dataset *d, const formats *f)
+{
+    class_counts *sum = malloc(sizeof *sum);
+    const cut c = model_cut(m, 256);
+    qat qt;
+    if (!sum) abort();
+    qat_init(&qt, m, f);
+    qat_refresh(&qt, m);
+    tables_make(&m->h.tables, NULL);
+    for (int round = 0; round < 2; round++) {
+        memset(sum, 0, sizeof *sum);
+        class_tables t = m->h.tables;
+        t.first_class = 0; /* so that every class is seen */
+#pragma omp parallel
+        {
+            uint8_t *rgb = malloc(256 * 256 * 3);
+            workspace ana = {0};
+            hyper_patch p = {0};
+            qat_buffers ib[N_NETS] = {{{0}, {0}}};
+            float *y_hat = NULL;
+            int w, h;
+#pragma omp for schedule(dynamic, 1) ordered
+            for (int i = 0; i < N_TABLES; i++) {
+                uint64_t rng = 777 + (uint64_t)i;
+                const tensor *y = &ana.r[m->ana.output];
+                dataset_patch(d, &rng, &c, rgb, &w, &h);
+                workspace_shape(&ana, &m->ana, h / 4, w / 4);
+                y_hat = grow(y_hat, (size_t)(y->h * y->w * (y->c + NSVQ_N_EXTRA)));
+                pixels_in(ana.r[0].v, rgb, w, h);
+                qat_forward(&qt, m, NET_ANALYSIS, &ana, &ib[NET_ANALYSIS]);
+                const float quality = 1.f + (float)random_below(&rng, 99 * 16 + 1) / 16.f;
+                qat_quantise(&qt, m, &p, ib, y->v, y->w, y->h, quality, y_hat, &t, NULL);
+#pragma omp ordered
+                count_patch(&m->h, &p, &t, sum);
+            }
+            free(rgb);
+            free(y_hat);
+            workspace_free(&ana);
+            hyper_patch_free(&p);
+            for (int i = 0; i < N_NETS; i++) qat_buffers_free(&ib[i]);
+        }
+        tables_make(&m->h.tables, sum);
+    }
+    qat_free(&qt);
+    free(sum);
+}
+
 void prior_calibrate(model *m, const dataset *d, formats *f)
 {
+    if (is_hyper(m)) {
+        measure_tables(m, d, f);
+        return;
+    }
     hidden_peaks h = {&m->q, calloc((size_t)m->q.hidden, sizeof *h.peak)};
     if (!h.peak) abort();
     calibrate(m, d, take_hidden, &h);
@@ -215,21 +299,107 @@ static int prior_emit(const model *m, const formats *f, nsvq_prior *out)
     return 0;
 }
 
-const char *model_emit(const model *m, const formats *f, nsvq_model_desc *out)
+/* Rows [first, first + n) of a pointwise layer with two results. */
+static int take_rows(const nsvq_layer *l, int first, int n, nsvq_layer *out)
+{
+    const size_t cin = l->cin, count = (size_t)n, at = (size_t)first;
+    *out = *l;
+    out->src = 0;
+    out->dst = 1;
+    out->rep = 1;
+    out->cout = (uint16_t)n;
+    out->wt = malloc(count * cin);
+    out->bias = malloc(count * sizeof *out->bias);
+    out->shift = malloc(count);
+    out->mul = malloc(count * sizeof *out->mul);
+    if (!out->wt || !out->bias || !out->shift || !out->mul) return -1;
+    memcpy(out->wt, l->wt + at * cin, count * cin);
+    memcpy(out->bias, l->bias + at, count * sizeof *out->bias);
+    memcpy(out->shift, l->shift + at, count);
+    memcpy(out->mul, l->mul + at, count * sizeof *out->mul);
+    return 0;
+}
+
+static int16_t fixed(float v, float one, int limit)
+{
+    return (int16_t)fmaxf((float)-limit, fminf((float)limit, roundf(v * one)));
+}
+
+int hyper_numbers(const model *m, nsvq_hyper *out)
+{
+    const hyper *h = &m->h;
+    const float *p = m->st.p;
+    const int L = h->latent, Z = h->z;
+    *out = (nsvq_hyper){.z = (uint16_t)Z, .side = (uint16_t)h->side};
+    out->gain = malloc(sizeof *out->gain * (size_t)(NSVQ_N_GAINS * (L + Z)));
+    out->z_mean = malloc(sizeof *out->z_mean * (size_t)Z);
+    out->z_scale = malloc(sizeof *out->z_scale * (size_t)Z);
+    if (!out->gain || !out->z_mean || !out->z_scale) return -1;
+    for (int a = 0; a < NSVQ_N_GAINS; a++) {
+        int16_t *g = out->gain + a * (L + Z);
+        for (int c = 0; c < L; c++) g[c] = fixed(p[h->gain + (size_t)(a * L + c)], 256.f, MAX_GAIN);
+        for (int c = 0; c < Z; c++) g[L + c] = fixed(p[h->z_gain + (size_t)(a * Z + c)], 256.f, MAX_GAIN);
+    }
+    for (int c = 0; c < Z; c++) {
+        out->z_mean[c] = fixed(p[h->z_mean + (size_t)c], LATENT_ONE, NSVQ_LATENT_MAX);
+        out->z_scale[c] = fixed(p[h->z_scale + (size_t)c], 128.f, MAX_GAIN);
+    }
+    return 0;
+}
+
+/* hs without its last layer, which gives log2 scales and means: these become layers of their own. */
+static int hyper_emit(const model *m, const formats *f, nsvq_model_desc *desc)
+{
+    const hyper *h = &m->h;
+    nsvq_hyper *out = &desc->hyper;
+    const int last = h->hs.n_layers - 1, L = h->latent;
+    desc->lambda50 = (uint32_t)lrintf(HYPER_RATE * 1024.f);
+    if (hyper_numbers(m, out) || net_emit(m, &h->ha, f->ha, &out->analysis) ||
+        net_emit(m, &h->hs, f->hs, &out->synthesis))
+        return -1;
+    nsvq_layer both = out->synthesis.layer[last];
+    out->synthesis.layer[last] = (nsvq_layer){0};
+    out->synthesis.n_layers = (uint8_t)last;
+    out->synthesis.output = both.src;
+    int bad = take_rows(&both, 0, L, &out->scale) || take_rows(&both, L, L, &out->base);
+    free(both.wt); free(both.bias); free(both.shift); free(both.mul);
+    for (int p = 1; p < NSVQ_N_PASSES; p++) bad |= layer_emit(m, &h->mean[p], LATENT, LATENT, &out->mean[p]);
+    out->first_class = h->tables.first_class;
+    out->shift = malloc(sizeof h->tables.shift);
+    out->half = malloc(sizeof h->tables.half);
+    out->freq = malloc(sizeof h->tables.freq);
+    if (bad || !out->shift || !out->half || !out->freq) return -1;
+    memcpy(out->shift, h->tables.shift, sizeof h->tables.shift);
+    memcpy(out->half, h->tables.half, sizeof h->tables.half);
+    memcpy(out->freq, h->tables.freq, sizeof h->tables.freq);
+    return 0;
+}
+
+static int vq_emit(const model *m, const formats *f, nsvq_model_desc *out)
 {
     const vq *q = &m->q;
     const size_t n = (size_t)q->slices * q->codes * q->dim;
-    *out = (nsvq_model_desc){.n_slices = (uint8_t)q->slices, .dim = (uint16_t)q->dim,
-                             .n_codes = (uint32_t)q->codes, .seed_shift = 6, .has_analysis = 1,
-                             .lambda50 = (uint32_t)lrintf(q->lambda50 * LATENT_ONE * LATENT_ONE)};
-    snprintf(out->name, sizeof out->name, "unnamed");
+    out->n_slices = (uint8_t)q->slices;
+    out->dim = (uint16_t)q->dim;
+    out->n_codes = (uint32_t)q->codes;
+    out->seed_shift = 6;
+    out->lambda50 = (uint32_t)lrintf(q->lambda50 * LATENT_ONE * LATENT_ONE);
     for (int i = 0; i < 3; i++) out->seed_channel[i] = (uint16_t)q->seed_channel[i];
     out->codes = malloc(n * sizeof *out->codes);
-    if (!out->codes || net_emit(m, &m->ana, f->ana, &out->analysis) ||
-        net_emit(m, &m->syn, f->syn, &out->synthesis) || prior_emit(m, f, &out->prior))
-        return "out of memory";
+    if (!out->codes || prior_emit(m, f, &out->prior)) return -1;
     for (size_t i = 0; i < n; i++)
         out->codes[i] = (int16_t)fmaxf(-NSVQ_CODE_MAX, fminf(NSVQ_CODE_MAX, roundf(q->code[i] * LATENT_ONE)));
+    return 0;
+}
+
+const char *model_emit(const model *m, const formats *f, nsvq_model_desc *out)
+{
+    *out = (nsvq_model_desc){.family = (uint8_t)m->pre.family, .stride = (uint8_t)m->pre.stride,
+                             .latent = (uint16_t)m->pre.latent, .has_analysis = 1};
+    snprintf(out->name, sizeof out->name, "unnamed");
+    if (net_emit(m, &m->ana, f->ana, &out->analysis) || net_emit(m, &m->syn, f->syn, &out->synthesis) ||
+        (is_hyper(m) ? hyper_emit(m, f, out) : vq_emit(m, f, out)))
+        return "out of memory";
     return nsvq_model_check(out);
 }
 
@@ -247,12 +417,30 @@ typedef struct master_head {
     formats f;
 } master_head;
 
-static const char master_magic[8] = "NSVQMW1";
+static const char master_magic[8] = "NSVQMW2";
+
+/* Arrays that stand in the file in this order; returns how many. */
+static int master_spans(const model *m, float **at, size_t *n)
+{
+    const size_t k = (size_t)m->q.slices * m->q.codes;
+    float *const all[3] = {m->st.p, m->q.code, m->q.ema_n};
+    const size_t count[3] = {m->st.n, k * m->q.dim, k};
+    memcpy(at, all, sizeof all);
+    memcpy(n, count, sizeof count);
+    return is_hyper(m) ? 1 : 3;
+}
+
+static size_t master_size(const model *m)
+{
+    float *at[3];
+    size_t n[3], sum = 0;
+    for (int i = master_spans(m, at, n) - 1; i >= 0; i--) sum += n[i];
+    return sizeof(master_head) + sum * sizeof(half);
+}
 
 static uint8_t *master_make(const model *m, const formats *f, size_t *size)
 {
-    const size_t k = (size_t)m->q.slices * m->q.codes, nc = k * m->q.dim;
-    *size = sizeof(master_head) + (m->st.n + nc + k) * sizeof(half);
+    *size = master_size(m);
     uint8_t *b = calloc(1, *size);
     if (!b) return NULL;
     master_head h;
@@ -267,9 +455,11 @@ static uint8_t *master_make(const model *m, const formats *f, size_t *size)
     h.f = *f;
     memcpy(b, &h, sizeof h);
     half *to = (half *)(b + sizeof h);
-    for (size_t i = 0; i < m->st.n; i++) *to++ = (half)m->st.p[i];
-    for (size_t i = 0; i < nc; i++) *to++ = (half)m->q.code[i];
-    for (size_t i = 0; i < k; i++) *to++ = (half)m->q.ema_n[i];
+    float *at[3];
+    size_t n[3];
+    const int spans = master_spans(m, at, n);
+    for (int i = 0; i < spans; i++)
+        for (size_t j = 0; j < n[i]; j++) *to++ = (half)at[i][j];
     return b;
 }
 
@@ -288,6 +478,36 @@ static uint8_t *read_file(const char *file, size_t *size)
     return b;
 }
 
+/* NULL, or what is wrong (then m holds nothing). */
+static const char *master_take(model *m, const nsvq_model_desc *desc)
+{
+    master_head h;
+    if (desc->master_bytes < sizeof h || memcmp(desc->master, master_magic, 8) != 0)
+        return "holds no master weights";
+    memcpy(&h, desc->master, sizeof h);
+    if (!preset_valid(&h.pre, h.seed_channel)) return "damaged master weights";
+    model_build(m, &h.pre);
+    if (h.n != m->st.n || desc->master_bytes != master_size(m)) {
+        model_free(m);
+        return "master weights of another version";
+    }
+    const half *from = (const half *)(desc->master + sizeof h);
+    float *at[3];
+    size_t n[3];
+    const int spans = master_spans(m, at, n);
+    for (int i = 0; i < spans; i++)
+        for (size_t j = 0; j < n[i]; j++) at[i][j] = (float)*from++;
+    m->trained_minutes = h.minutes;
+    m->trained_mpixel = h.mpixel;
+    if (is_hyper(m)) return NULL;
+    for (size_t i = 0; i < n[1]; i++) m->q.ema_sum[i] = m->q.code[i] * m->q.ema_n[i / (size_t)m->q.dim];
+    for (int i = 0; i < 3; i++) m->q.seed_channel[i] = h.seed_channel[i];
+    m->q.lambda50 = h.lambda50;
+    vq_refresh(&m->q);
+    vq_member_table(&m->q);
+    return NULL;
+}
+
 int model_from_master(model *m, const char *file)
 {
     size_t size;
@@ -295,45 +515,11 @@ int model_from_master(model *m, const char *file)
     nsvq_model_desc desc;
     const char *why = "not readable";
     memset(&desc, 0, sizeof desc);
-    int bad = !bytes || nsvq_model_load(&desc, bytes, size, &why) != 0;
-    master_head h;
-    if (!bad && (desc.master_bytes < sizeof h || memcmp(desc.master, master_magic, 8) != 0)) {
-        why = "holds no master weights";
-        bad = 1;
-    }
-    if (!bad) {
-        memcpy(&h, desc.master, sizeof h);
-        if (!preset_valid(&h.pre, h.seed_channel)) {
-            why = "damaged master weights";
-            bad = 1;
-        }
-    }
-    if (!bad) {
-        model_build(m, &h.pre);
-        const size_t k = (size_t)m->q.slices * m->q.codes, nc = k * m->q.dim;
-        if (h.n != m->st.n || desc.master_bytes != sizeof h + (h.n + nc + k) * sizeof(half)) {
-            why = "master weights of another version";
-            bad = 1;
-            model_free(m);
-        } else {
-            const half *from = (const half *)(desc.master + sizeof h);
-            for (size_t i = 0; i < m->st.n; i++) m->st.p[i] = (float)*from++;
-            for (size_t i = 0; i < nc; i++) m->q.code[i] = (float)*from++;
-            for (size_t i = 0; i < k; i++) m->q.ema_n[i] = (float)*from++;
-            for (size_t i = 0; i < nc; i++)
-                m->q.ema_sum[i] = m->q.code[i] * m->q.ema_n[i / (size_t)m->q.dim];
-            for (int i = 0; i < 3; i++) m->q.seed_channel[i] = h.seed_channel[i];
-            m->q.lambda50 = h.lambda50;
-            m->trained_minutes = h.minutes;
-            m->trained_mpixel = h.mpixel;
-            vq_refresh(&m->q);
-            vq_member_table(&m->q);
-        }
-    }
-    if (bad) fprintf(stderr, "nsvq-train: %s: %s\n", file, why);
+    if (bytes && !nsvq_model_load(&desc, bytes, size, &why)) why = master_take(m, &desc);
+    if (why) fprintf(stderr, "nsvq-train: %s: %s\n", file, why);
     nsvq_model_free(&desc);
     free(bytes);
-    return bad ? -1 : 0;
+    return why ? -1 : 0;
 }
 
 int model_export(const model *m, const formats *f, const char *name, const char *card, const char *file)
@@ -388,68 +574,112 @@ char *model_card(const char *file)
 
 /* ---- the integer engine against the trainer ---- */
 
-static long differing(const tensor *out, const uint8_t *got, int w)
+static long differing(const tensor *out, const uint8_t *got, int w, int stride)
 {
+    const int f = stride / 4, n_values = 3 * stride * stride;
     long n = 0;
     for (int i = 0; i < out->h * out->w; i++)
-        for (int j = 0; j < 768; j++) { /* [sy][sx][py][px][c], unit 1/32 level */
-            const int v = (int)lrintf(out->v[(size_t)i * 768 + (size_t)j] / PIXEL_OUT);
-            const int level = ((v + 16) >> 5) + 128, px = j / 3 % 4, py = j / 12 % 4, sx = j / 48 % 4;
-            const int y = i / out->w * 16 + j / 192 * 4 + py, x = i % out->w * 16 + sx * 4 + px;
+        for (int j = 0; j < n_values; j++) { /* [sy][sx][py][px][c], unit 1/32 level */
+            const int v = (int)lrintf(out->v[(size_t)i * (size_t)n_values + (size_t)j] / PIXEL_OUT);
+            const int level = ((v + 16) >> 5) + 128, px = j / 3 % 4, py = j / 12 % 4, sx = j / 48 % f;
+            const int y = i / out->w * stride + j / (48 * f) * 4 + py, x = i % out->w * stride + sx * 4 + px;
             const int want = level < 0 ? 0 : level > 255 ? 255 : level;
             n += got[((size_t)y * (size_t)w + (size_t)x) * 3 + (size_t)(j % 3)] != want;
         }
     return n;
 }
 
-int export_check(const model *m, const formats *f, const nsvq_model_desc *desc, const dataset *d)
+typedef struct check { /* both sides of a comparison, for one patch after the other */
+    const model *m;
+    nsvq_engine  *e;
+    nsvq_scratch *s;
+    qat           qt;
+    workspace     ana, syn;
+    hyper_patch   hp;
+    qat_buffers   ib[N_NETS];
+    uint8_t      *rgb, *got, *bytes;
+    int16_t      *y, *y_hat;
+    size_t        cap;
+} check;
+
+static void check_open(check *k, const model *m, const formats *f, const nsvq_model_desc *desc, int size)
 {
-    const int size = 256;
     nsvq_kernels c_only;
     nsvq_kernels_init(&c_only, NSVQ_CPU_C); /* the reference, against the fastest in qat_forward */
-    nsvq_engine *e = nsvq_engine_create(desc, &c_only);
-    nsvq_scratch *s = nsvq_scratch_create();
-    const int L = m->q.latent;
-    uint8_t *rgb = malloc((size_t)size * size * 3), *got = malloc((size_t)size * size * 3);
-    int16_t *y = malloc(sizeof *y * (size_t)(size / 16 * size / 16 * L));
-    workspace ana = {0}, syn = {0};
-    qat_buffers ib[2] = {{{0}, {0}}, {{0}, {0}}};
-    qat qt;
+    *k = (check){.m = m, .e = nsvq_engine_create(desc, &c_only), .s = nsvq_scratch_create()};
+    const int side = size / desc->stride;
+    const size_t n = (size_t)(side * side) * (size_t)(desc->latent + NSVQ_N_EXTRA);
+    if (!k->e || !k->s) abort();
+    k->cap = nsvq_block_bound(k->e, side, side);
+    k->rgb = malloc((size_t)(size * size) * 3);
+    k->got = malloc((size_t)(size * size) * 3);
+    k->bytes = malloc(k->cap);
+    k->y = malloc(n * sizeof *k->y);
+    k->y_hat = malloc(n * sizeof *k->y_hat);
+    if (!k->rgb || !k->got || !k->bytes || !k->y || !k->y_hat) abort();
+    qat_init(&k->qt, m, f);
+    qat_refresh(&k->qt, m);
+}
+
+static void check_close(check *k)
+{
+    qat_free(&k->qt);
+    for (int i = 0; i < N_NETS; i++) qat_buffers_free(&k->ib[i]);
+    hyper_patch_free(&k->hp);
+    workspace_free(&k->ana);
+    workspace_free(&k->syn);
+    nsvq_scratch_destroy(k->s);
+    nsvq_engine_destroy(k->e);
+    free(k->rgb); free(k->got); free(k->bytes); free(k->y); free(k->y_hat);
+}
+
+/* Values of a patch in which engine and trainer differ: latents; in the hyper family what a block at
+ * `quality` makes of them; pixels of the latents that the engine has then. */
+static long check_patch(check *k, int w, int h, float quality)
+{
+    const model *m = k->m;
+    const int stride = m->pre.stride, L = m->pre.latent, C = nsvq_engine_channels(k->e);
+    const nsvq_rect all = {0, 0, w / stride, h / stride};
+    const int16_t *y_hat = k->y;
+    size_t used;
+    long wrong = 0;
+    workspace_shape(&k->ana, &m->ana, h / 4, w / 4);
+    workspace_shape(&k->syn, &m->syn, all.h, all.w);
+    const tensor *y = &k->ana.r[m->ana.output], *in = &k->syn.r[0];
+    pixels_in(k->ana.r[0].v, k->rgb, w, h);
+    qat_forward(&k->qt, m, NET_ANALYSIS, &k->ana, &k->ib[NET_ANALYSIS]);
+    if (nsvq_engine_analyse(k->e, k->s, k->rgb, (ptrdiff_t)w * 3, all.w, all.h, all, k->y)) abort();
+    for (int i = 0; i < all.w * all.h * L; i++) {
+        const float v = fmaxf(-NSVQ_LATENT_MAX, fminf(NSVQ_LATENT_MAX, y->v[i] / LATENT));
+        wrong += fmaxf(-NSVQ_LATENT_MAX, fminf(NSVQ_LATENT_MAX, k->y[i])) != rintf(v);
+    }
+    if (is_hyper(m)) {
+        qat_quantise(&k->qt, m, &k->hp, k->ib, y->v, all.w, all.h, quality, in->v, &m->h.tables, NULL);
+        if (nsvq_block_encode(k->e, k->s, k->y, all.w, all.h, (int)lrintf(quality * 16.f), k->bytes, k->cap,
+                              &used, k->y_hat))
+            abort();
+        y_hat = k->y_hat;
+    }
+    for (int i = 0; i < all.w * all.h * C; i++) {
+        if (is_hyper(m)) wrong += y_hat[i] != (int)lrintf(in->v[i] / LATENT);
+        in->v[i] = (float)y_hat[i] * LATENT;
+    }
+    qat_forward(&k->qt, m, NET_SYNTHESIS, &k->syn, &k->ib[NET_SYNTHESIS]);
+    if (nsvq_engine_synthesise(k->e, k->s, y_hat, all.w, all.h, all, k->got, (ptrdiff_t)w * 3)) abort();
+    return wrong + differing(&k->syn.r[m->syn.output], k->got, w, stride);
+}
+
+int export_check(const model *m, const formats *f, const nsvq_model_desc *desc, const dataset *d)
+{
+    const cut c = model_cut(m, 256);
     long wrong = 0, patches = 0;
     const char *name;
     int w, h;
-    if (!e || !s || !rgb || !got || !y) abort();
-    qat_init(&qt, m, f);
-    qat_refresh(&qt, m);
-    for (int i = 0; i < 4 && dataset_held_out(d, i, size, rgb, &w, &h, &name); i++, patches++) {
-        const nsvq_rect all = {0, 0, w / 16, h / 16};
-        workspace_shape(&ana, &m->ana, h / 4, w / 4);
-        workspace_shape(&syn, &m->syn, h / 16, w / 16);
-        for (int k = 0; k < w * h / 16; k++)
-            for (int t = 0; t < 48; t++)
-                ana.r[0].v[(size_t)k * 48 + (size_t)t] =
-                    ((float)rgb[((size_t)(k / (w / 4) * 4 + t / 12) * (size_t)w +
-                                 (size_t)(k % (w / 4) * 4)) * 3 + (size_t)(t % 12)] - 128.f) / 64.f;
-        qat_forward(&qt, m, 0, &ana, &ib[0]);
-        if (nsvq_engine_analyse(e, s, rgb, (ptrdiff_t)w * 3, all.w, all.h, all, y)) abort();
-        const tensor *a = &ana.r[m->ana.output], *o = &syn.r[m->syn.output];
-        for (int k = 0; k < all.w * all.h * L; k++) {
-            const float v = fmaxf(-NSVQ_LATENT_MAX, fminf(NSVQ_LATENT_MAX, a->v[k] / LATENT));
-            wrong += y[k] != (int)lrintf(v);
-            syn.r[0].v[k] = (float)y[k] * LATENT;
-        }
-        qat_forward(&qt, m, 1, &syn, &ib[1]);
-        if (nsvq_engine_synthesise(e, s, y, all.w, all.h, all, got, (ptrdiff_t)w * 3)) abort();
-        wrong += differing(o, got, w);
-    }
-    qat_free(&qt);
-    qat_buffers_free(&ib[0]);
-    qat_buffers_free(&ib[1]);
-    workspace_free(&ana);
-    workspace_free(&syn);
-    nsvq_scratch_destroy(s);
-    nsvq_engine_destroy(e);
-    free(rgb); free(got); free(y);
+    check k;
+    check_open(&k, m, f, desc, c.size);
+    for (int i = 0; i < 4 && dataset_held_out(d, i, &c, k.rgb, &w, &h, &name); i++, patches++)
+        wrong += check_patch(&k, w, h, 20.f + 20.f * (float)i);
+    check_close(&k);
     if (wrong)
         fprintf(stderr, "nsvq-train: the engine differs from the trained integer network in %ld values "
                         "of %ld patches\n", wrong, patches);
@@ -462,22 +692,23 @@ figures validate_integer(const nsvq_model_desc *desc, const dataset *d, int qual
 {
     figures f = {0};
     nsvq_kernels k;
-    const int cpu = nsvq_cpu_flags();
+    const int cpu = nsvq_cpu_flags(), stride = desc->stride, side = size / stride;
+    const cut c = {size, desc->family == NSVQ_FAMILY_HYPER ? NSVQ_Z_STRIDE : 16, 0.f};
     nsvq_kernels_init(&k, cpu < 0 ? 0 : (unsigned)cpu);
     nsvq_engine *e = nsvq_engine_create(desc, &k);
     nsvq_scratch *s = nsvq_scratch_create();
-    const size_t n_latent = (size_t)(size / 16) * (size_t)(size / 16) * desc->n_slices * desc->dim;
+    const size_t n_latent = (size_t)(side * side) * (size_t)(desc->latent + NSVQ_N_EXTRA);
     uint8_t *rgb = malloc((size_t)size * (size_t)size * 3), *got = malloc((size_t)size * (size_t)size * 3);
     int16_t *y = malloc(n_latent * sizeof *y), *y_hat = malloc(n_latent * sizeof *y_hat);
-    const size_t cap = e ? nsvq_block_bound(e, 32, 32) : 0;
+    const size_t cap = e ? nsvq_block_bound(e, side, side) : 0;
     uint8_t *bytes = malloc(cap + 1);
     const char *name;
     int w, h;
-    for (int i = 0; e && s && dataset_held_out(d, i, size, rgb, &w, &h, &name); i++) {
-        const nsvq_rect all = {0, 0, w / 16, h / 16};
+    for (int i = 0; e && s && dataset_held_out(d, i, &c, rgb, &w, &h, &name); i++) {
+        const nsvq_rect all = {0, 0, w / stride, h / stride};
         size_t used = 0;
         if (nsvq_engine_analyse(e, s, rgb, (ptrdiff_t)w * 3, all.w, all.h, all, y) ||
-            nsvq_block_encode(e, s, y, all.w, all.h, quality, bytes, cap, &used, y_hat) ||
+            nsvq_block_encode(e, s, y, all.w, all.h, 16 * quality, bytes, cap, &used, y_hat) ||
             nsvq_engine_synthesise(e, s, y_hat, all.w, all.h, all, got, (ptrdiff_t)w * 3))
             break;
         double se = 0;
@@ -497,4 +728,26 @@ figures validate_integer(const nsvq_model_desc *desc, const dataset *d, int qual
     nsvq_engine_destroy(e);
     free(rgb); free(got); free(y); free(y_hat); free(bytes);
     return f;
+}
+
+/* log of the rate at a PSNR between the ends of a curve in rising order. */
+static double rate_at(const figures *f, int n, double psnr)
+{
+    int i = 1;
+    while (i < n - 1 && f[i].psnr < psnr) i++;
+    const double part = (psnr - f[i - 1].psnr) / (f[i].psnr - f[i - 1].psnr);
+    return log(f[i - 1].bpp) * (1 - part) + log(f[i].bpp) * part;
+}
+
+double bd_rate(const figures *anchor, const figures *other, int n)
+{
+    enum { POINTS = 200 };
+    const double low = fmax(anchor[0].psnr, other[0].psnr), high = fmin(anchor[n - 1].psnr, other[n - 1].psnr);
+    double sum = 0;
+    if (high - low < 0.5) return NAN;
+    for (int i = 0; i < POINTS; i++) {
+        const double psnr = low + (high - low) * (i + 0.5) / POINTS;
+        sum += rate_at(other, n, psnr) - rate_at(anchor, n, psnr);
+    }
+    return 100 * (exp(sum / POINTS) - 1);
 }

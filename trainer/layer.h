@@ -12,6 +12,8 @@
 
 #include "model/desc.h"
 
+#define LATENT_ONE 128.f /* integer latent units in 1.0; pixels are (p - 128) / 64 */
+
 typedef struct layer {
     uint8_t kind;           /* nsvq_layer_kind */
     uint8_t src, dst, res;  /* registers, NSVQ_NO_REGISTER = none */
@@ -25,6 +27,8 @@ typedef struct segment { /* one array of the store */
     size_t at, n;
     float  lr;    /* factor on the learning rate */
     uint8_t decay, linear; /* weight decay applies; part of a linear path */
+    const float *column;   /* [n_columns] further factors, per input of a layer; NULL: none */
+    size_t n_columns;
 } segment;
 
 #define MAX_SEGMENTS 512
@@ -45,6 +49,10 @@ typedef struct network {
     int   channels[NSVQ_MAX_REGISTERS]; /* per position of the register's own grid */
     int   shrink[NSVQ_MAX_REGISTERS];   /* log2 of the register's downscale against register 0 */
 } network;
+
+/* A pointwise layer outside a network. */
+layer layer_plain(store *s, int cin, int cout, nsvq_elem in, nsvq_elem out);
+segment *store_find(store *s, size_t at); /* the one that begins there */
 
 /* Building: each returns the register it writes. */
 int net_pointwise(network *n, store *s, int src, int res, int cout, nsvq_elem in, nsvq_elem out);

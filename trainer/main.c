@@ -1,5 +1,6 @@
 /* main.c - nsvq-train: command line. */
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,15 +18,17 @@ static const char usage_text[] =
     "  --out FILE        model to write (default model.nsvqm; FILE.ckpt holds the checkpoint)\n"
     "  --minutes N       length of the training (default 20)\n"
     "  --steps N         length in steps instead\n"
-    "  --family vq       family of networks (vq is the only one)\n"
-    "  --preset NAME     standard (default) or small\n"
-    "  --resume FILE     go on from a checkpoint\n"
+    "  --family NAME     vq (default) or hyper: its preset standard or hyper16\n"
+    "  --preset NAME     standard, small; hyper16, hyper8, hyper-small: shape of the networks\n"
+    "  --resume FILE     go on from a checkpoint: without --steps and --minutes with the run that it was\n"
+    "                    saved in, exactly as if that had not been cut short\n"
     "  --init MODEL      start from a model file that holds master weights\n"
     "  --name NAME       name written into the model (default: trained)\n"
     "  --batch N         patches a step (default 8)\n"
     "  --patch N         pixels per side of a patch, a multiple of 64 (default 256)\n"
     "  --lr X            peak learning rate (default 0.003)\n"
-    "  --lambda X        squared latent units per bit at quality 50 (default: 0.5, or the model's)\n"
+    "  --lambda X        vq: squared latent units per bit at quality 50 (default: 0.5, or the model's)\n"
+    "  --quality-range A-B  qualities to train (default 20-80; hyper 5-95)\n"
     "  --qat X           share of the run that is quantisation-aware (default 0.1)\n"
     "  --threads N       default: all\n"
     "  --log FILE        append a line of figures every five minutes\n"
@@ -51,42 +54,80 @@ static double number(const char *v, double low, double high, int *bad)
     return low;
 }
 
-static char *make_card(const model *m, const train_options *o, const dataset *d, figures f, figures i)
+/* "A-B", 1 <= A <= B <= 100; else -1. */
+static int range(const char *v, float *low, float *high)
 {
-    char *card = malloc(2048), day[32] = "";
+    int n = 0;
+    return sscanf(v, "%f-%f%n", low, high, &n) != 2 || v[n] || !(*low >= 1 && *high >= *low && *high <= 100)
+               ? -1
+               : 0;
+}
+
+static const int card_quality[5] = {10, 30, 50, 70, 90};
+enum { N_CARD = sizeof card_quality / sizeof *card_quality };
+
+static int is_hyper(const model *m)
+{
+    return m->pre.family == NSVQ_FAMILY_HYPER;
+}
+
+/* f, i [n]: figures of the float and of the integer network; of one quality, or of card_quality's. */
+static char *make_card(const model *m, const dataset *d, const figures *f, const figures *i)
+{
+    enum { SIZE = 4096 };
+    char *card = malloc(SIZE), day[32] = "", recipe[96];
+    const run *r = &m->run;
     const time_t t = time(NULL);
     struct tm tm;
+    if (!card) return NULL;
     if (gmtime_r(&t, &tm)) strftime(day, sizeof day, "%Y-%m-%d", &tm);
-    if (card)
-        snprintf(card, 2048,
-                 "family: vq, preset %s\ndate: %s\ndata: %d pictures, %.1f Mpixel, %d classes\n"
-                 "trained: %ld steps, %.0f Mpixel, %.1f minutes\n"
-                 "batch %d of %d x %d, learning rate %g, lambda %g, quantisation-aware share %g\n"
-                 "%s (%d patches, quality 50): float %.3f dB %.4f bpp, integer %.3f dB %.4f bpp\n",
-                 m->pre.name, day, d->n, d->pixels / 1e6, d->n_classes, m->step, m->trained_mpixel,
-                 m->trained_minutes, o->batch, o->patch, o->patch, (double)o->lr, (double)m->q.lambda50,
-                 (double)o->qat, d->n_held_out ? "held out" : "trained on, none held out", f.n, f.psnr,
-                 f.bpp, i.psnr, i.bpp);
+    if (is_hyper(m))
+        snprintf(recipe, sizeof recipe, "qualities %g to %g", (double)r->low, (double)r->high);
+    else
+        snprintf(recipe, sizeof recipe, "lambda %g", (double)m->q.lambda50);
+    const char *who = d->n_held_out ? "held out" : "trained on, none held out";
+    int at = snprintf(card, SIZE,
+                      "family: %s, preset %s\ndate: %s\ndata: %d pictures, %.1f Mpixel, %d classes\n"
+                      "trained: %ld steps, %.0f Mpixel, %.1f minutes\n"
+                      "batch %d of %d x %d, learning rate %g, %s, quantisation-aware share %g\n",
+                      is_hyper(m) ? "hyper" : "vq", m->pre.name, day, d->n, d->pixels / 1e6, d->n_classes,
+                      m->step, m->trained_mpixel, m->trained_minutes, r->batch, r->patch, r->patch,
+                      (double)r->lr, recipe, (double)r->qat);
+    for (int k = 0; k < (is_hyper(m) ? N_CARD : 1); k++)
+        at += snprintf(card + at, (size_t)(SIZE - at),
+                       "%s (%d patches, quality %d): float %.3f dB %.4f bpp, integer %.3f dB %.4f bpp\n",
+                       who, f[k].n, is_hyper(m) ? card_quality[k] : 50, f[k].psnr, f[k].bpp, i[k].psnr,
+                       i[k].bpp);
+    const double loss = is_hyper(m) ? bd_rate(f, i, N_CARD) : NAN;
+    if (isfinite(loss))
+        snprintf(card + at, (size_t)(SIZE - at), "integer against float: %+.2f %% rate at equal PSNR\n", loss);
     return card;
 }
 
 static int finish(model *m, const train_options *o, const dataset *d)
 {
     nsvq_model_desc desc;
+    figures f[N_CARD], i[N_CARD];
+    model_average(m);
     if (!m->has_formats) formats_calibrate(m, d, &m->f);
     prior_calibrate(m, d, &m->f);
     const char *why = model_emit(m, &m->f, &desc);
     if (why) {
         fprintf(stderr, "nsvq-train: the trained weights make no valid model: %s\n", why);
+        nsvq_model_free(&desc);
         return 1;
     }
     if (export_check(m, &m->f, &desc, d)) {
         nsvq_model_free(&desc);
         return 1;
     }
-    const figures f = validate(m, d, 50, 256), i = validate_integer(&desc, d, 50, 256);
+    for (int k = 0; k < (is_hyper(m) ? N_CARD : 1); k++) {
+        const int quality = is_hyper(m) ? card_quality[k] : 50;
+        f[k] = validate(m, d, (float)quality, 256);
+        i[k] = validate_integer(&desc, d, quality, 256);
+    }
     nsvq_model_free(&desc);
-    char *card = make_card(m, o, d, f, i);
+    char *card = make_card(m, d, f, i);
     const int bad = !card || model_export(m, &m->f, o->name, card, o->out);
     if (!bad && !o->quiet) printf("%s", card);
     free(card);
@@ -114,7 +155,7 @@ static int run_training(const train_options *o)
     model m;
     preset p;
     if (!can_write(o->out)) return 1;
-    if (preset_find(o->preset, &p)) return usage("--preset: unknown name");
+    if (preset_find(o->preset, &p)) return 2;
     if (dataset_load(&d, o->data, o->quiet)) return 3;
     if (!o->quiet)
         fprintf(stderr, "%d pictures, %.1f Mpixel, %d classes\n", d.n, d.pixels / 1e6, d.n_classes);
@@ -160,7 +201,9 @@ static int run_pack(const char *data, const char *out, int part_mib, int quiet)
 int main(int argc, char **argv)
 {
     train_options o = {.out = "model.nsvqm", .minutes = 20, .batch = 8, .patch = 256, .lr = 3e-3f,
-                       .qat = 0.1f, .preset = "standard", .name = "trained"};
+                       .qat = 0.1f, .name = "trained"};
+    const char *family = "vq";
+    int length_given = 0, family_given = 0;
     int part_mib = 60, pack = 0, out_given = 0, bad = 0;
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
@@ -181,11 +224,10 @@ int main(int argc, char **argv)
         const char *v = argv[++i];
         if (!strcmp(a, "--data")) o.data = v;
         else if (!strcmp(a, "--out")) o.out = v, out_given = 1;
-        else if (!strcmp(a, "--minutes")) o.minutes = number(v, 0, 1e6, &bad);
-        else if (!strcmp(a, "--steps")) o.steps = (long)number(v, 0, 1e9, &bad);
-        else if (!strcmp(a, "--family")) {
-            if (strcmp(v, "vq")) return usage("--family: vq is the only one");
-        } else if (!strcmp(a, "--preset")) o.preset = v;
+        else if (!strcmp(a, "--minutes")) o.minutes = number(v, 0, 1e6, &bad), length_given = 1;
+        else if (!strcmp(a, "--steps")) o.steps = (long)number(v, 0, 1e9, &bad), length_given = 1;
+        else if (!strcmp(a, "--family")) family = v, family_given = 1;
+        else if (!strcmp(a, "--preset")) o.preset = v;
         else if (!strcmp(a, "--resume")) o.resume = v;
         else if (!strcmp(a, "--init")) o.init = v;
         else if (!strcmp(a, "--name")) o.name = v;
@@ -193,12 +235,21 @@ int main(int argc, char **argv)
         else if (!strcmp(a, "--patch")) o.patch = (int)number(v, 64, 512, &bad);
         else if (!strcmp(a, "--lr")) o.lr = (float)number(v, 1e-9, 1, &bad);
         else if (!strcmp(a, "--lambda")) o.lambda = (float)number(v, 0, 1e3, &bad);
+        else if (!strcmp(a, "--quality-range")) bad |= range(v, &o.low, &o.high);
         else if (!strcmp(a, "--qat")) o.qat = (float)number(v, 0, 1, &bad);
         else if (!strcmp(a, "--threads")) o.threads = (int)number(v, 0, 1024, &bad);
         else if (!strcmp(a, "--log")) o.log = v;
         else if (!strcmp(a, "--part-mib")) part_mib = (int)number(v, 1, 1024, &bad);
         else return usage("unknown option");
     }
+    const int hyper_wanted = !strcmp(family, "hyper");
+    preset p;
+    if (!hyper_wanted && strcmp(family, "vq")) return usage("--family: vq or hyper");
+    if (!o.preset) o.preset = hyper_wanted ? "hyper16" : "standard";
+    if (preset_find(o.preset, &p)) return usage("--preset: unknown name");
+    if (family_given && hyper_wanted != (p.family == NSVQ_FAMILY_HYPER))
+        return usage("--preset: of another family");
+    o.go_on = o.resume && !length_given;
     if (!o.data) return usage("--data is missing");
     if (bad || o.patch % 64) return usage("an option's value is no number or out of range");
     nsvq_model_desc named;

@@ -20,6 +20,20 @@ void store_alloc(store *s)
     if (!s->p) abort();
 }
 
+segment *store_find(store *s, size_t at)
+{
+    for (int i = 0; i < s->n_segments; i++)
+        if (s->seg[i].at == at) return &s->seg[i];
+    abort();
+}
+
+layer layer_plain(store *s, int cin, int cout, nsvq_elem in, nsvq_elem out)
+{
+    return (layer){.kind = NSVQ_LAYER_POINTWISE, .res = NSVQ_NO_REGISTER, .k = 1, .rep = 1, .cin = cin,
+                   .cout = cout, .in_type = (uint8_t)in, .out_type = (uint8_t)out,
+                   .w = store_add(s, (size_t)cin * cout, 1), .b = store_add(s, (size_t)cout, 0)};
+}
+
 static int new_register(network *n, int channels, int shrink)
 {
     const int r = n->n_layers + 1;

@@ -2,17 +2,8 @@
 #include <dnnl.h>
 #include <string.h>
 
+#include "fast.h"
 #include "layer.h"
-
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
-#define FAST __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FAST
-#endif
-
-#define INLINE static inline __attribute__((always_inline))
-
-typedef float v16 __attribute__((vector_size(64), aligned(4), may_alias));
 
 FAST void op_pointwise(float *y, const float *x, const float *res, const float *w, const float *b,
                        int n, int cin, int cout, int relu)

@@ -16,22 +16,40 @@ void qat_init(qat *q, const model *m, const formats *f)
 
 static void free_layers(qat *q)
 {
-    for (int w = 0; w < 2; w++)
+    for (int w = 0; w < N_NETS; w++)
         for (int i = 0; i < NSVQ_MAX_LAYERS; i++) {
             nsvq_pointwise_free(&q->pw[w][i]);
             nsvq_depthwise_free(&q->dw[w][i]);
         }
+    for (int i = 0; i < NSVQ_N_PASSES; i++) nsvq_pointwise_free(&q->mean[i]);
+}
+
+static void free_numbers(nsvq_hyper *h)
+{
+    free(h->gain);
+    free(h->z_mean);
+    free(h->z_scale);
+    *h = (nsvq_hyper){0};
 }
 
 void qat_free(qat *q)
 {
     free_layers(q);
+    free_numbers(&q->numbers);
     free(q->p);
     memset(q, 0, sizeof *q);
 }
 
-/* Packs layer l and writes the weights that its integers stand for. */
-static void refresh_layer(qat *q, const model *m, const layer *l, int which, int i, float in, float out)
+static int type_of(const network *n, int r)
+{
+    for (int j = 0; j < n->n_layers; j++)
+        if (n->l[j].dst == r) return n->l[j].out_type;
+    return NSVQ_S16;
+}
+
+/* Packs layer l into p or d and writes the weights that its integers stand for. */
+static void refresh_layer(qat *q, const model *m, const layer *l, int res_type, nsvq_pointwise *p,
+                          nsvq_depthwise *d, float in, float out)
 {
     nsvq_layer e;
     if (l->kind == NSVQ_LAYER_SPACE_TO_DEPTH) return;
@@ -48,40 +66,57 @@ static void refresh_layer(qat *q, const model *m, const layer *l, int which, int
     }
     int bad;
     if (deep) {
-        nsvq_depthwise *d = &q->dw[which][i];
         nsvq_depthwise_free(d);
         d->channels = (uint16_t)l->cin;
         d->k = l->k;
         bad = q->k.depthwise_pack(d, e.wt, e.bias, e.shift, e.mul);
     } else {
-        nsvq_pointwise *p = &q->pw[which][i];
         nsvq_pointwise_free(p);
         p->cin = (uint16_t)l->cin;
         p->cout = (uint16_t)l->cout;
         p->in_type = l->in_type;
         p->out_type = l->out_type;
-        const network *n = which ? &m->syn : &m->ana;
-        p->res_type = NSVQ_NONE;
-        if (l->res != NSVQ_NO_REGISTER) {
-            p->res_type = NSVQ_S16;
-            for (int j = 0; j < n->n_layers; j++)
-                if (n->l[j].dst == l->res) p->res_type = n->l[j].out_type;
-        }
+        p->res_type = (uint8_t)res_type;
         bad = q->k.pointwise_pack(p, e.wt, e.bias, e.shift, e.mul);
     }
     free(e.wt); free(e.bias); free(e.shift); free(e.mul);
     if (bad) abort();
 }
 
+static void refresh_numbers(qat *q, const model *m)
+{
+    const hyper *h = &m->h;
+    free_numbers(&q->numbers);
+    if (hyper_numbers(m, &q->numbers)) abort();
+    for (int a = 0; a < NSVQ_N_GAINS; a++) {
+        const int16_t *g = q->numbers.gain + a * (h->latent + h->z);
+        for (int c = 0; c < h->latent; c++) q->p[h->gain + (size_t)(a * h->latent + c)] = g[c] / 256.f;
+        for (int c = 0; c < h->z; c++) q->p[h->z_gain + (size_t)(a * h->z + c)] = g[h->latent + c] / 256.f;
+    }
+    for (int c = 0; c < h->z; c++) {
+        q->p[h->z_mean + (size_t)c] = q->numbers.z_mean[c] / LATENT_ONE;
+        q->p[h->z_scale + (size_t)c] = q->numbers.z_scale[c] / 128.f;
+    }
+}
+
 void qat_refresh(qat *q, const model *m)
 {
+    const int n_nets = model_nets(m);
 #pragma omp parallel for schedule(dynamic, 1)
-    for (int j = 0; j < m->ana.n_layers + m->syn.n_layers; j++) {
-        const int which = j >= m->ana.n_layers, i = which ? j - m->ana.n_layers : j;
-        const layer *l = which ? &m->syn.l[i] : &m->ana.l[i];
-        const float *scale = which ? q->f.syn : q->f.ana;
-        refresh_layer(q, m, l, which, i, scale[l->src], scale[l->dst]);
+    for (int j = 0; j < n_nets * NSVQ_MAX_LAYERS; j++) {
+        const int which = j / NSVQ_MAX_LAYERS, i = j % NSVQ_MAX_LAYERS;
+        const network *n = model_net(m, which);
+        const float *scale = formats_of(&q->f, which);
+        if (i >= n->n_layers) continue;
+        const layer *l = &n->l[i];
+        const int res = l->res == NSVQ_NO_REGISTER ? NSVQ_NONE : type_of(n, l->res);
+        refresh_layer(q, m, l, res, &q->pw[which][i], &q->dw[which][i], scale[l->src], scale[l->dst]);
     }
+    if (n_nets < N_NETS) return;
+    refresh_numbers(q, m);
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int i = 1; i < NSVQ_N_PASSES; i++)
+        refresh_layer(q, m, &m->h.mean[i], NSVQ_S16, &q->mean[i], NULL, 1.f / LATENT_ONE, 1.f / LATENT_ONE);
 }
 
 static void depthwise(const qat *q, const nsvq_depthwise *d, uint8_t *out, const int16_t *in, int h, int w)
@@ -104,17 +139,10 @@ static void depthwise(const qat *q, const nsvq_depthwise *d, uint8_t *out, const
     free(pad);
 }
 
-static int type_of(const network *n, int r)
-{
-    for (int j = 0; j < n->n_layers; j++)
-        if (n->l[j].dst == r) return n->l[j].out_type;
-    return NSVQ_S16;
-}
-
 void qat_forward(const qat *q, const model *m, int which, workspace *ws, qat_buffers *b)
 {
-    const network *n = which ? &m->syn : &m->ana;
-    const float *scale = which ? q->f.syn : q->f.ana;
+    const network *n = model_net(m, which);
+    const float *scale = formats_of(&q->f, which);
     for (int r = 0; r <= n->n_layers; r++) {
         const size_t need = (size_t)ws->r[r].h * ws->r[r].w * ws->r[r].c;
         if (need > b->cap[r]) {
@@ -159,6 +187,138 @@ void qat_forward(const qat *q, const model *m, int which, workspace *ws, qat_buf
         else
             for (size_t j = 0; j < count; j++) y->v[j] = scale[l->dst] * ((const int16_t *)out)[j];
     }
+}
+
+/* ---- the hyper family's quantiser ---- */
+
+int qat_log_step(const nsvq_hyper *numbers, int latent, int c, int quality16)
+{
+    const int16_t *g = numbers->gain + (quality16 >> 9) * (latent + numbers->z) + c;
+    const int part = quality16 & 511, gain = (g[0] * (512 - part) + g[latent + numbers->z] * part + 256) >> 9;
+    const int base = c < latent ? 2560 + (int)floor((800 - quality16) * 4 / 5.) : 2816;
+    const int l = base + gain;
+    return l < 1024 ? 1024 : l > 3840 ? 3840 : l;
+}
+
+int qat_step(int log_step)
+{
+    const uint32_t root = (uint32_t)lround(32768. * exp2((log_step >> 2 & 63) / 64.));
+    return (int)(((root << (log_step >> 8)) + (1 << 14)) >> 15);
+}
+
+static int clamp_latent(int v)
+{
+    return v < -NSVQ_LATENT_MAX ? -NSVQ_LATENT_MAX : v > NSVQ_LATENT_MAX ? NSVQ_LATENT_MAX : v;
+}
+
+/* Halves away from 0; step > 0. */
+static int nearest(int d, int step)
+{
+    return d < 0 ? -((step / 2 - d) / step) : (step / 2 + d) / step;
+}
+
+/* mean + r steps of the latent's 1/16. */
+static int add_steps(int mean, int r, int step)
+{
+    return clamp_latent(mean + ((r * step + 8) >> 4));
+}
+
+int qat_class(int log2_scale, int log_step)
+{
+    const int v = log2_scale - ((log_step - 2816) >> 1) + 512;
+    return (v < 0 ? 0 : v > 1535 ? 1535 : v) / 24;
+}
+
+static int integer(float real)
+{
+    return (int)lrintf(real * LATENT_ONE);
+}
+
+static void find_steps(const qat *q, const hyper *h, hyper_patch *p, int quality16, int *log_step, int *step)
+{
+    for (int c = 0; c < h->latent + h->z; c++) {
+        const int z = c - h->latent, l = qat_log_step(&q->numbers, h->latent, c, quality16);
+        log_step[c] = l;
+        step[c] = qat_step(l);
+        *(z < 0 ? &p->step[c] : &p->z_step[z]) = (float)step[c] / (16 * LATENT_ONE);
+        *(z < 0 ? &p->log_step[c] : &p->z_log_step[z]) = (float)(l - 2816) / 256.f;
+    }
+}
+
+static void quantise_z(const qat *q, const hyper *h, hyper_patch *p, const int *step, float side)
+{
+    const int Z = h->z, n = p->w * p->h / (h->per * h->per);
+    const float *z = p->ha.r[h->ha.output].v;
+    for (int i = 0; i < n; i++) {
+        float *in = p->hs.r[0].v + (size_t)i * (size_t)(Z + NSVQ_N_EXTRA);
+        memset(in + Z, 0, NSVQ_N_EXTRA * sizeof *in);
+        in[Z] = side;
+        for (int c = 0; c < Z; c++) {
+            const int mean = q->numbers.z_mean[c], d = 16 * (integer(z[i * Z + c]) - mean);
+            const int r = nearest(d, step[c]);
+            p->z_t[i * Z + c] = (float)d / (float)step[c];
+            p->z_r[i * Z + c] = (float)r;
+            in[c] = (float)add_steps(mean, r, step[c]) / LATENT_ONE;
+        }
+    }
+}
+
+/* n latents of a pass from number `a` of the order on; their means are in mu. */
+static void quantise_pass(const hyper *h, hyper_patch *p, int a, int n, const int16_t *mu, const int *step,
+                          const class_tables *tables, float side, float *y_hat)
+{
+    const size_t L = (size_t)h->latent;
+    const int lambda = (int)lrintf(HYPER_RATE * 1024.f);
+    for (int i = 0; i < n; i++) {
+        const size_t at = (size_t)p->pos[a + i] * L;
+        float *out = y_hat + (size_t)p->pos[a + i] * (L + NSVQ_N_EXTRA);
+        for (size_t c = 0; c < L; c++) {
+            const int u = mu[(size_t)i * L + c], d = integer(p->y[at + c]) - u;
+            const int r = tables ? tables_choose(tables, p->cls[at + c], 16 * d, step[c], lambda)
+                                 : nearest(16 * d, step[c]);
+            p->mu[at + c] = (float)u / LATENT_ONE;
+            p->t[at + c] = 16.f * (float)d / (float)step[c];
+            p->r[at + c] = (float)r;
+            out[c] = (float)add_steps(u, r, step[c]) / LATENT_ONE;
+        }
+        memset(out + L, 0, NSVQ_N_EXTRA * sizeof *out);
+        out[L] = side;
+    }
+}
+
+double qat_quantise(const qat *q, const model *m, hyper_patch *p, qat_buffers *b, const float *y, int w,
+                    int h, float quality, float *y_hat, const class_tables *tables, uint64_t *noise)
+{
+    const hyper *hy = &m->h;
+    const size_t L = (size_t)hy->latent, X = (size_t)hy->context, n_all = (size_t)(w * h) * L;
+    const int quality16 = (int)lrintf(quality * 16.f);
+    const float side = hyper_quality(quality);
+    int log_step[512 + NSVQ_MAX_Z], step[512 + NSVQ_MAX_Z];
+    hyper_open(hy, p, y, w, h);
+    find_steps(q, hy, p, quality16, log_step, step);
+    for (size_t i = 0; i < n_all; i++)
+        p->y[i] = p->ha.r[0].v[i] = (float)clamp_latent(integer(y[i])) / LATENT_ONE;
+    qat_forward(q, m, NET_HA, &p->ha, &b[NET_HA]);
+    quantise_z(q, hy, p, step + L, side);
+    for (int c = 0; c < hy->z; c++)
+        p->z_cls[c] = (uint8_t)qat_class(q->numbers.z_scale[c], log_step[L + (size_t)c]);
+    qat_forward(q, m, NET_HS, &p->hs, &b[NET_HS]);
+    hyper_spread(hy, p);
+    for (size_t i = 0; i < n_all; i++) p->cls[i] = (uint8_t)qat_class(integer(p->ls[i]), log_step[i % L]);
+    for (int pass = 0; pass < NSVQ_N_PASSES; pass++) {
+        const int a = p->pass_at[pass], n = p->pass_at[pass + 1] - a;
+        int16_t *ctx = p->exact[0], *base = p->exact[1], *mu = p->exact[2];
+        for (int i = 0; i < n; i++) {
+            const float *from = p->mu + (size_t)p->pos[a + i] * L, *f = p->ctx + (size_t)(a + i) * X;
+            for (size_t c = 0; c < L; c++) base[(size_t)i * L + c] = (int16_t)integer(from[c]);
+            if (pass) hyper_context(hy, p, a + i, y_hat, quality);
+            for (size_t c = 0; pass && c < X; c++) ctx[(size_t)i * X + c] = (int16_t)integer(f[c]);
+        }
+        if (pass && n) q->k.pointwise(mu, ctx, base, &q->mean[pass], n);
+        quantise_pass(hy, p, a, n, pass ? mu : base, step, tables, side, y_hat);
+    }
+    hyper_rates(hy, q->p, p, noise);
+    return p->y_bits + p->z_bits;
 }
 
 void qat_buffers_free(qat_buffers *b)

@@ -10,8 +10,7 @@
 #include "random.h"
 #include "train.h"
 
-#define N_PIXELS 768 /* 16 x 16 x 3 */
-#define N_SUBSPACE 128
+#define N_SAMPLES 60000
 
 static void *need(size_t n, size_t size)
 {
@@ -84,12 +83,13 @@ static void orthonormalise(float *q, int rows, int n, uint64_t *rng)
     }
 }
 
-/* The `want` leading eigenvectors (rows of basis [want][n]) of cov by subspace iteration. */
+/* The `want` leading eigenvectors (rows of basis [want][n]) of cov by iteration of a subspace of 32 more. */
 static void principal(const float *cov, int n, int want, float *basis, float *variance, uint64_t *rng)
 {
-    const int m = N_SUBSPACE;
+    const int m = want + 32 < n ? want + 32 : n;
     float *q = need((size_t)m * n, sizeof *q), *z = need((size_t)m * n, sizeof *z);
-    double *a = need((size_t)m * m, sizeof *a), *v = need((size_t)m * m, sizeof *v), e[N_SUBSPACE];
+    double *a = need((size_t)m * m, sizeof *a), *v = need((size_t)m * m, sizeof *v);
+    double *e = need((size_t)m, sizeof *e);
     for (int i = 0; i < m * n; i++) q[i] = random_normal(rng);
     for (int it = 0; it < 40; it++) {
         orthonormalise(q, m, n, rng);
@@ -113,15 +113,15 @@ static void principal(const float *cov, int n, int want, float *basis, float *va
         int top = 0;
         for (int i = 1; i < m; i++)
             if (e[i] > e[top]) top = i;
-        variance[r] = (float)e[top];
-        e[top] = -1;
+        variance[r] = (float)fmax(e[top], 0.);
+        e[top] = -HUGE_VAL;
         for (int k = 0; k < n; k++) {
             double d = 0;
             for (int i = 0; i < m; i++) d += v[i * m + top] * q[(size_t)i * n + k];
             basis[(size_t)r * n + k] = (float)d;
         }
     }
-    free(q); free(z); free(a); free(v);
+    free(q); free(z); free(a); free(v); free(e);
 }
 
 /* Solves (a + diag) x = b for symmetric positive a [n][n], b [n][m] in place (Cholesky). */
@@ -157,24 +157,91 @@ static void random_layer(model *m, const layer *l, float gain, const float *scal
         w[i] = std * random_normal(rng) / (scale ? scale[i % (size_t)l->cin] : 1.f);
 }
 
+/* Random weights of two networks. Residual branches start small, so that depth does not multiply the
+ * variance. */
+static void start_networks(model *m, const network *a, const network *b, uint64_t *rng)
+{
+    const network *const both[2] = {a, b};
+    for (int j = 0; j < 4; j++) {
+        const network *n = both[j % 2];
+        for (int i = 0; i < n->n_layers; i++)
+            if (j < 2 || n->l[i].res != NSVQ_NO_REGISTER)
+                random_layer(m, &n->l[i], j < 2 ? 2.f : 0.2f, NULL, rng);
+    }
+}
+
+/* x [n][3 * stride^2]: squares of latents, [sy][sx][py][px][c]; at most 256 out of a patch. */
 static void samples(const model *m, const dataset *d, uint64_t *rng, float *x, int n)
 {
-    const int size = 256;
-    uint8_t *rgb = need((size_t)size * size * 3, 1);
+    const cut k = model_cut(m, 256);
+    const int stride = m->pre.stride, f = stride / 4, every = 16 / stride;
+    uint8_t *rgb = need((size_t)k.size * k.size * 3, 1);
     for (int got = 0, w, h; got < n;) {
-        dataset_patch(d, rng, size, rgb, &w, &h);
-        for (int by = 0; by < h / 16 && got < n; by++)
-            for (int bx = 0; bx < w / 16 && got < n; bx++, got++) {
-                float *to = x + (size_t)got * N_PIXELS; /* order [sy][sx][py][px][c] */
-                for (int i = 0; i < 256; i++) {
-                    const int sx = i / 16 % 4, sy = i / 64, px = i % 4, py = i / 4 % 4;
-                    const uint8_t *p = rgb + ((size_t)(by * 16 + sy * 4 + py) * (size_t)w +
-                                              (size_t)(bx * 16 + sx * 4 + px)) * 3;
+        dataset_patch(d, rng, &k, rgb, &w, &h);
+        for (int by = 0; by < h / stride && got < n; by += every)
+            for (int bx = 0; bx < w / stride && got < n; bx += every, got++) {
+                float *to = x + (size_t)got * 3 * stride * stride;
+                for (int i = 0; i < stride * stride; i++) {
+                    const int px = i % 4, py = i / 4 % 4, sx = i / 16 % f, sy = i / 16 / f;
+                    const uint8_t *p = rgb + ((size_t)(by * stride + sy * 4 + py) * (size_t)w +
+                                              (size_t)(bx * stride + sx * 4 + px)) * 3;
                     for (int c = 0; c < 3; c++) to[i * 3 + c] = ((float)p[c] - 128.f) / 64.f;
                 }
             }
     }
     free(rgb);
+}
+
+/* Least squares of latents [n][L] from contexts [n][X] in chunks. */
+typedef struct fit { double *a, *b; float *fa, *fb; int X, L, n; } fit;
+
+static fit fit_new(int X, int L)
+{
+    return (fit){.a = need((size_t)X * X, sizeof(double)), .b = need((size_t)X * L, sizeof(double)),
+                 .fa = need((size_t)X * X, sizeof(float)), .fb = need((size_t)X * L, sizeof(float)),
+                 .X = X, .L = L};
+}
+
+static void fit_free(fit *f)
+{
+    free(f->a); free(f->b); free(f->fa); free(f->fb);
+}
+
+static void fit_add(fit *f, const float *ctx, const float *t, int n)
+{
+    const int X = f->X, L = f->L;
+    dnnl_sgemm('T', 'N', X, X, n, 1.f, ctx, X, ctx, X, 0.f, f->fa, X);
+    dnnl_sgemm('T', 'N', X, L, n, 1.f, ctx, X, t, L, 0.f, f->fb, L);
+    for (int i = 0; i < X * X; i++) f->a[i] += f->fa[i];
+    for (int i = 0; i < X * L; i++) f->b[i] += f->fb[i];
+    f->n += n;
+}
+
+/* Neighbours will be quantised: ridge with the noise of a low rate, at most `noise`, and much of it for
+ * the side inputs. w [L][X]. */
+static void fit_solve(fit *f, const float *std, float noise, float *w)
+{
+    const int X = f->X, L = f->L;
+    for (int i = 0; i < X; i++) {
+        const float var = i < 4 * L ? std[i % L] * std[i % L] : 0.f;
+        f->a[(size_t)i * X + i] += f->n * (i < 4 * L ? 0.5 * fminf(var, noise) + 1e-3 : 300.);
+    }
+    solve(f->a, f->b, X, L);
+    for (int o = 0; o < L; o++)
+        for (int i = 0; i < X; i++) w[(size_t)o * X + i] = (float)f->b[(size_t)i * L + o];
+}
+
+/* Latents of a random patch, in ws. */
+static const tensor *draw_latents(const model *m, const dataset *d, uint64_t *rng, uint8_t *rgb,
+                                  workspace *ws)
+{
+    const cut c = model_cut(m, 256);
+    int w, h;
+    dataset_patch(d, rng, &c, rgb, &w, &h);
+    workspace_shape(ws, &m->ana, h / 4, w / 4);
+    pixels_in(ws->r[0].v, rgb, w, h);
+    net_forward(&m->ana, m->st.p, ws);
+    return &ws->r[m->ana.output];
 }
 
 /* Codes as the leaves of a balanced tree: halves along the widest axis until cells of 64 remain. */
@@ -256,33 +323,20 @@ static void start_prior(model *m, const dataset *d, const float *std, uint64_t *
     const int L = q->latent, X = q->context, D = q->dim, size = 256, max_n = 60000;
     float *scale = need((size_t)X, sizeof *scale);
     for (int i = 0; i < X; i++) scale[i] = i < 4 * L ? std[i % L] + 0.3f : 8.f;
-    double *a[NSVQ_N_PASSES], *b[NSVQ_N_PASSES];
+    fit f[NSVQ_N_PASSES];
     for (int p = 0; p < NSVQ_N_PASSES; p++) {
-        a[p] = need((size_t)X * X, sizeof **a);
-        b[p] = need((size_t)X * L, sizeof **b);
+        f[p] = fit_new(X, L);
         random_layer(m, &q->ctx[p], 1.f, scale, rng);
     }
     /* Least squares of each latent from the context of its pass, on unquantised latents. */
     uint8_t *rgb = need((size_t)size * size * 3, 1);
     workspace ws = {0};
     vq_patch vp = {0};
-    float *res = need((size_t)max_n * L, sizeof *res), *fa = need((size_t)X * X, sizeof *fa),
-          *fb = need((size_t)X * L, sizeof *fb);
-    int n_res = 0, n_seen[NSVQ_N_PASSES] = {0};
+    float *res = need((size_t)max_n * L, sizeof *res);
+    int n_res = 0;
     for (int round = 0; round < 2; round++) {
         for (int patch = 0; patch < 240; patch++) {
-            int w, h;
-            dataset_patch(d, rng, size, rgb, &w, &h);
-            workspace_shape(&ws, &m->ana, h / 4, w / 4);
-            for (int i = 0; i < w * h / 16; i++) {
-                const int x = i % (w / 4), y = i / (w / 4);
-                for (int t = 0; t < 48; t++)
-                    ws.r[0].v[(size_t)i * 48 + t] =
-                        ((float)rgb[((size_t)(y * 4 + t / 12) * (size_t)w + (size_t)x * 4) * 3 + t % 12] -
-                         128.f) / 64.f;
-            }
-            net_forward(&m->ana, m->st.p, &ws);
-            const tensor *y = &ws.r[m->ana.output];
+            const tensor *y = draw_latents(m, d, rng, rgb, &ws);
             const float quality = 20.f + 60.f * random_unit(rng);
             float *y_hat = y->g; /* any buffer of the size */
             memcpy(y_hat, y->v, sizeof *y_hat * (size_t)y->h * y->w * L);
@@ -297,11 +351,7 @@ static void start_prior(model *m, const dataset *d, const float *std, uint64_t *
                 const float *ctx = vp.ctx + (size_t)at * X, *t = vp.y + (size_t)at * L;
                 if (!n) continue;
                 if (round == 0) {
-                    dnnl_sgemm('T', 'N', X, X, n, 1.f, ctx, X, ctx, X, 0.f, fa, X);
-                    dnnl_sgemm('T', 'N', X, L, n, 1.f, ctx, X, t, L, 0.f, fb, L);
-                    for (int i = 0; i < X * X; i++) a[p][i] += fa[i];
-                    for (int i = 0; i < X * L; i++) b[p][i] += fb[i];
-                    n_seen[p] += n;
+                    fit_add(&f[p], ctx, t, n);
                 } else {
                     const layer *l = &q->mean[p];
                     for (int i = 0; i < n && n_res < max_n; i++, n_res++) {
@@ -312,18 +362,8 @@ static void start_prior(model *m, const dataset *d, const float *std, uint64_t *
                 }
             }
         }
-        if (round == 1) break;
-        for (int p = 0; p < NSVQ_N_PASSES; p++) {
-            /* Neighbours will be quantised: ridge with the noise of a low rate. */
-            for (int i = 0; i < X; i++) {
-                const float var = i < 4 * L ? std[i % L] * std[i % L] : 0.f;
-                a[p][(size_t)i * X + i] += n_seen[p] * (i < 4 * L ? 0.5 * fminf(var, 0.5f) + 1e-3 : 300.);
-            }
-            solve(a[p], b[p], X, L);
-            for (int o = 0; o < L; o++)
-                for (int i = 0; i < X; i++)
-                    m->st.p[q->mean[p].w + (size_t)o * X + i] = (float)b[p][(size_t)i * L + o];
-        }
+        for (int p = 0; p < NSVQ_N_PASSES && round == 0; p++)
+            fit_solve(&f[p], std, 0.5f, m->st.p + q->mean[p].w);
     }
     double e = 0, v = 0;
     for (int i = 0; i < n_res; i++)
@@ -365,58 +405,88 @@ static void start_prior(model *m, const dataset *d, const float *std, uint64_t *
         free(word);
         if (!quiet) fprintf(stderr, "slice %d: %d residuals for %d codes\n", s, n, q->codes);
     }
-    for (int p = 0; p < NSVQ_N_PASSES; p++) {
-        free(a[p]);
-        free(b[p]);
-    }
+    for (int p = 0; p < NSVQ_N_PASSES; p++) fit_free(&f[p]);
     workspace_free(&ws);
     vq_patch_free(&vp);
-    free(x); free(code); free(count); free(at); free(rgb); free(res); free(fa); free(fb); free(scale);
+    free(x); free(code); free(count); free(at); free(rgb); free(res); free(scale);
 }
 
-void model_start(model *m, const dataset *d, int quiet)
+/* Predictors by least squares; scales of what a neighbour leaves, base means of zero; hyper-latents whose
+ * steps are finer at high qualities. */
+static void start_hyper(model *m, const dataset *d, const float *std, uint64_t *rng)
 {
-    const int n = 60000, L = m->q.latent;
-    uint64_t rng = m->rng;
-    float *x = need((size_t)n * N_PIXELS, sizeof *x), *cov = need(N_PIXELS * N_PIXELS, sizeof *cov);
-    float *basis = need((size_t)L * N_PIXELS, sizeof *basis), *var = need((size_t)L, sizeof *var);
-    float *std = need((size_t)L, sizeof *std);
-    samples(m, d, &rng, x, n);
-    dnnl_sgemm('T', 'N', N_PIXELS, N_PIXELS, n, 1.f / (float)n, x, N_PIXELS, x, N_PIXELS, 0.f, cov, N_PIXELS);
-    double total = 0, kept = 0;
-    for (int i = 0; i < N_PIXELS; i++) total += cov[(size_t)i * N_PIXELS + i];
-    principal(cov, N_PIXELS, L, basis, var, &rng);
-    for (int i = 0; i < L; i++) kept += var[i];
-    if (!quiet)
-        fprintf(stderr, "principal components: %d of %d keep all but %.2f grey levels rms\n", L, N_PIXELS,
-                64. * sqrt((total - kept) / N_PIXELS));
+    const hyper *q = &m->h;
+    const int L = q->latent, X = q->context;
+    float *p = m->st.p, *scale = need((size_t)(L + NSVQ_N_EXTRA), sizeof *scale);
+    uint8_t *rgb = need(256 * 256 * 3, 1);
+    workspace ws = {0};
+    hyper_patch hp = {0};
+    fit f[NSVQ_N_PASSES];
+    const layer *last = &q->hs.l[q->hs.n_layers - 1];
+    start_networks(m, &q->ha, &q->hs, rng);
+    for (int c = 0; c < L + NSVQ_N_EXTRA; c++) scale[c] = c < L ? std[c] + 0.3f : 24.f;
+    random_layer(m, &q->ha.l[0], 1.f, scale, rng);
+    for (int c = 0; c < q->z + NSVQ_N_EXTRA; c++) {
+        const float s = c < q->z ? 1.f : 1.f / 8;
+        for (int o = 0; o < q->hs.l[0].cout; o++) p[q->hs.l[0].w + (size_t)(o * q->hs.l[0].cin + c)] *= s;
+    }
+    random_layer(m, last, 0.02f, NULL, rng);
+    for (int c = 0; c < L; c++) p[last->b + (size_t)c] = log2f(0.4f * std[c]);
+    for (int a = 0; a < NSVQ_N_GAINS; a++)
+        for (int c = 0; c < q->z; c++) p[q->z_gain + (size_t)(a * q->z + c)] = 0.6f - 0.4f * (float)a;
 
-    for (int i = 0; i < m->ana.n_layers; i++) random_layer(m, &m->ana.l[i], 2.f, NULL, &rng);
-    for (int i = 0; i < m->syn.n_layers; i++) random_layer(m, &m->syn.l[i], 2.f, NULL, &rng);
-    /* Residual branches start small, so that depth does not multiply the variance. */
-    for (int i = 0; i < m->ana.n_layers; i++)
-        if (m->ana.l[i].res != NSVQ_NO_REGISTER) random_layer(m, &m->ana.l[i], 0.2f, NULL, &rng);
-    for (int i = 0; i < m->syn.n_layers; i++)
-        if (m->syn.l[i].res != NSVQ_NO_REGISTER) random_layer(m, &m->syn.l[i], 0.2f, NULL, &rng);
-    random_layer(m, &m->ana.l[m->ana_last], 4e-4f, NULL, &rng);
-    random_layer(m, &m->syn.l[m->syn_last], 4e-4f, NULL, &rng);
+    for (int i = 1; i < NSVQ_N_PASSES; i++) f[i] = fit_new(X, L);
+    for (int k = 0; k < 200; k++) {
+        const tensor *y = draw_latents(m, d, rng, rgb, &ws);
+        float *wide = need((size_t)(y->h * y->w) * (size_t)(L + NSVQ_N_EXTRA), sizeof *wide);
+        hyper_open(q, &hp, y->v, y->w, y->h);
+        for (int i = 0; i < y->h * y->w; i++)
+            memcpy(wide + (size_t)i * (L + NSVQ_N_EXTRA), y->v + (size_t)i * L, sizeof *wide * (size_t)L);
+        for (int i = 1; i < NSVQ_N_PASSES; i++) {
+            const int at = hp.pass_at[i], n = hp.pass_at[i + 1] - at;
+            for (int j = at; j < at + n; j++) {
+                hyper_context(q, &hp, j, wide, 50.f);
+                memcpy(hp.tmp + (size_t)j * L, y->v + (size_t)hp.pos[j] * L, sizeof *wide * (size_t)L);
+            }
+            if (n) fit_add(&f[i], hp.ctx + (size_t)at * X, hp.tmp + (size_t)at * L, n);
+        }
+        free(wide);
+    }
+    for (int i = 1; i < NSVQ_N_PASSES; i++) {
+        fit_solve(&f[i], std, 0.1f, p + q->mean[i].w);
+        fit_free(&f[i]);
+    }
+    workspace_free(&ws);
+    hyper_patch_free(&hp);
+    free(scale);
+    free(rgb);
+}
 
-    /* Components in order of variance go 0 1 2 3 3 2 1 0 .. over the slices: about equal loads. */
+/* Linear paths there and back. Components in order of variance go 0 1 2 3 3 2 1 0 .. over the slices of
+ * the vq family: about equal loads. The seed channels are the three that answer most to flat colours. */
+static void start_linear(model *m, const float *basis, const float *variance, float *std)
+{
+    const int L = m->pre.latent, P = 3 * m->pre.stride * m->pre.stride, S = m->pre.slices;
+    const int cin = m->syn.channels[0];
     float *ana = m->st.p + m->ana.l[m->ana_linear].w, *syn = m->st.p + m->syn.l[m->syn_linear].w;
-    int fill[NSVQ_MAX_SLICES] = {0}, S = m->q.slices;
+    int fill[NSVQ_MAX_SLICES] = {0};
     float flat[3] = {0};
+    memset(syn, 0, sizeof *syn * (size_t)P * (size_t)cin); /* side inputs have no say */
     for (int i = 0; i < L; i++) {
-        int s = i % (2 * S) < S ? i % S : S - 1 - i % S;
-        while (fill[s] == m->q.dim) s = (s + 1) % S;
-        const int c = s * m->q.dim + fill[s]++;
-        std[c] = sqrtf(var[i]);
-        memcpy(ana + (size_t)c * N_PIXELS, basis + (size_t)i * N_PIXELS, sizeof(float) * N_PIXELS);
-        for (int p = 0; p < N_PIXELS; p++) syn[(size_t)p * L + c] = basis[(size_t)i * N_PIXELS + p];
-        /* The seed channels are the three that answer most to flat colours. */
+        int c = i;
+        if (S) {
+            int s = i % (2 * S) < S ? i % S : S - 1 - i % S;
+            while (fill[s] == m->pre.dim) s = (s + 1) % S;
+            c = s * m->pre.dim + fill[s]++;
+        }
+        std[c] = sqrtf(variance[i]);
+        memcpy(ana + (size_t)c * P, basis + (size_t)i * P, sizeof(float) * (size_t)P);
+        for (int p = 0; p < P; p++) syn[(size_t)p * cin + c] = basis[(size_t)i * P + p];
+        if (!S) continue;
         float e = 0;
         for (int b = 0; b < 3; b++) {
             float sum = 0;
-            for (int p = b; p < N_PIXELS; p += 3) sum += basis[(size_t)i * N_PIXELS + p];
+            for (int p = b; p < P; p += 3) sum += basis[(size_t)i * P + p];
             e += sum * sum;
         }
         for (int k = 0; k < 3; k++)
@@ -430,14 +500,45 @@ void model_start(model *m, const dataset *d, int quiet)
                 break;
             }
     }
-    float *head_scale = need((size_t)L, sizeof *head_scale);
-    for (int c = 0; c < L; c++) head_scale[c] = std[c] + 0.3f;
-    random_layer(m, &m->syn.l[m->syn_head], 1.f, head_scale, &rng);
+}
+
+void model_start(model *m, const dataset *d, int quiet)
+{
+    const int n = N_SAMPLES, L = m->pre.latent, P = 3 * m->pre.stride * m->pre.stride;
+    uint64_t rng = m->rng;
+    float *x = need((size_t)n * P, sizeof *x), *cov = need((size_t)P * P, sizeof *cov);
+    float *basis = need((size_t)L * P, sizeof *basis), *var = need((size_t)L, sizeof *var);
+    float *std = need((size_t)L, sizeof *std);
+    samples(m, d, &rng, x, n);
+    dnnl_sgemm('T', 'N', P, P, n, 1.f / (float)n, x, P, x, P, 0.f, cov, P);
+    free(x);
+    double total = 0, kept = 0;
+    for (int i = 0; i < P; i++) total += cov[(size_t)i * P + i];
+    principal(cov, P, L, basis, var, &rng);
+    free(cov);
+    for (int i = 0; i < L; i++) kept += var[i];
+    if (!quiet)
+        fprintf(stderr, "principal components: %d of %d keep all but %.2f grey levels rms\n", L, P,
+                64. * sqrt((total - kept) / P));
+
+    start_networks(m, &m->ana, &m->syn, &rng);
+    random_layer(m, &m->ana.l[m->ana_last], 4e-4f, NULL, &rng);
+    random_layer(m, &m->syn.l[m->syn_last], 4e-4f, NULL, &rng);
+    start_linear(m, basis, var, std);
+    free(basis);
+    free(var);
+    const layer *head = &m->syn.l[m->syn_head];
+    float *head_scale = need((size_t)head->cin, sizeof *head_scale);
+    for (int c = 0; c < head->cin; c++) head_scale[c] = c < L ? std[c] + 0.3f : 24.f;
+    random_layer(m, head, 1.f, head_scale, &rng);
     free(head_scale);
-    free(x); free(cov); free(basis); free(var);
-    start_prior(m, d, std, &rng, quiet);
-    vq_refresh(&m->q);
-    vq_member_table(&m->q);
+    if (m->pre.family == NSVQ_FAMILY_HYPER) {
+        start_hyper(m, d, std, &rng);
+    } else {
+        start_prior(m, d, std, &rng, quiet);
+        vq_refresh(&m->q);
+        vq_member_table(&m->q);
+    }
     free(std);
     m->rng = rng;
 }

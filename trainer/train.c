@@ -1,4 +1,4 @@
-/* train.c - networks of the vq family, the training loop, checkpoints. */
+/* train.c - networks of both families, the training loop, checkpoints. */
 #include <math.h>
 #include <omp.h>
 #include <signal.h>
@@ -12,12 +12,24 @@
 #include "random.h"
 #include "train.h"
 
+#define VQ    NSVQ_FAMILY_VQ
+#define HYPER NSVQ_FAMILY_HYPER
 const preset presets[] = {
-    /* name      c4 n4  c8 n8 c16 n16 body n render n slices dim codes hidden */
-    {"standard", 64, 2, 128, 3, 256, 4, 256, 6, 64, 2, 4, 24, 4096, 192},
-    {"small",    32, 1,  64, 1, 128, 2, 128, 3, 32, 1, 4, 24,  512,  64},
-    {"", 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0},
+    /* name      family stride latent c4 n4  c8 n8 c16 n16 body n render n slices dim codes hidden z wide side */
+    {"standard",     VQ, 16,  96, 64, 2, 128, 3, 256, 4, 256, 6, 64, 2, 4, 24, 4096, 192, 0, 0, 0},
+    {"small",        VQ, 16,  96, 32, 1,  64, 1, 128, 2, 128, 3, 32, 1, 4, 24,  512,  64, 0, 0, 0},
+    {"hyper16",   HYPER, 16, 192, 64, 2, 128, 3, 256, 4, 256, 5, 64, 2, 0, 0, 0, 0, 48, 128, 48},
+    {"hyper8",    HYPER,  8, 128, 64, 2, 192, 5,   0, 0, 128, 5, 48, 2, 0, 0, 0, 0, 48, 128, 32},
+    {"hyper-small", HYPER, 16, 48, 32, 1, 32, 1,  64, 1,  64, 1, 16, 1, 0, 0, 0, 0, 16,  32, 16},
+    {.name = ""},
 };
+#undef VQ
+#undef HYPER
+
+static int is_hyper(const model *m)
+{
+    return m->pre.family == NSVQ_FAMILY_HYPER;
+}
 
 int preset_find(const char *name, preset *out)
 {
@@ -29,24 +41,40 @@ int preset_find(const char *name, preset *out)
     return -1;
 }
 
-int preset_valid(const preset *p, const int *seed_channel)
+static int vq_valid(const preset *p, const int *seed_channel)
 {
-    const int width[] = {p->c4, p->c8, p->c16, p->body, p->render, p->hidden};
-    const int depth[] = {p->n4, p->n8, p->n16, p->n_body, p->n_render};
-    for (int i = 0; i < 6; i++)
-        if (width[i] < 16 || width[i] > 1024 || width[i] % 16) return 0;
-    for (int i = 0; i < 5; i++)
-        if (depth[i] < 0 || depth[i] > NSVQ_MAX_LAYERS) return 0;
-    /* Beside the blocks: 8 and 5 layers. */
-    if (8 + 2 * (p->n4 + p->n8 + p->n16) >= NSVQ_MAX_REGISTERS ||
-        5 + 2 * p->n_body + p->n_render >= NSVQ_MAX_REGISTERS)
-        return 0;
+    if (p->stride != 16 || p->z || p->wide || p->side) return 0;
     if (p->slices < 1 || p->slices > NSVQ_MAX_SLICES || p->dim < 4 || p->dim > 64 || p->dim % 4 ||
-        p->codes < NSVQ_CELL || p->codes > 4096 || p->codes % NSVQ_CELL)
+        p->codes < NSVQ_CELL || p->codes > 4096 || p->codes % NSVQ_CELL || p->latent != p->slices * p->dim)
         return 0;
     for (int i = 0; i < 3; i++)
-        if (seed_channel[i] < 0 || seed_channel[i] >= p->slices * p->dim) return 0;
-    return memchr(p->name, 0, sizeof p->name) != NULL;
+        if (seed_channel[i] < 0 || seed_channel[i] >= p->latent) return 0;
+    return p->hidden >= 16 && p->hidden <= 1024 && p->hidden % 16 == 0;
+}
+
+static int hyper_valid(const preset *p)
+{
+    if (p->slices || p->dim || p->codes || p->hidden || (p->stride != 8 && p->stride != 16)) return 0;
+    return p->latent >= 4 && p->latent <= 508 && p->latent % 4 == 0 && p->z >= 4 && p->z <= NSVQ_MAX_Z &&
+           p->z % 4 == 0 && p->side >= 2 && p->side <= 128 && p->side % 2 == 0 && p->wide >= 16 &&
+           p->wide <= 1024 && p->wide % 16 == 0;
+}
+
+int preset_valid(const preset *p, const int *seed_channel)
+{
+    const int width[] = {p->c4, p->c8, p->body, p->render, p->stride == 16 ? p->c16 : 16};
+    const int depth[] = {p->n4, p->n8, p->n16, p->n_body, p->n_render};
+    for (int i = 0; i < 5; i++)
+        if (width[i] < 16 || width[i] > 1024 || width[i] % 16 || depth[i] < 0 || depth[i] > NSVQ_MAX_LAYERS)
+            return 0;
+    if (p->stride == 8 && (p->c16 || p->n16)) return 0;
+    /* Beside the blocks: 8 and 5 layers. */
+    if (8 + 2 * (p->n4 + p->n8 + p->n16) >= NSVQ_MAX_REGISTERS ||
+        5 + 2 * p->n_body + p->n_render >= NSVQ_MAX_REGISTERS || !memchr(p->name, 0, sizeof p->name))
+        return 0;
+    return p->family == NSVQ_FAMILY_VQ      ? vq_valid(p, seed_channel)
+           : p->family == NSVQ_FAMILY_HYPER ? hyper_valid(p)
+                                            : 0;
 }
 
 static int residual_blocks(network *n, store *s, int x, int count, int k)
@@ -58,23 +86,26 @@ static int residual_blocks(network *n, store *s, int x, int count, int k)
     return x;
 }
 
+/* A linear path from the squares of a latent beside a deep one by 1/4, 1/8 and (stride 16) 1/16. */
 static void build_analysis(model *m)
 {
     const preset *p = &m->pre;
     network *n = &m->ana;
     store *s = &m->st;
     n->channels[0] = 48;
-    m->pixels16 = net_space_to_depth(n, 0, 4);
+    m->squares = net_space_to_depth(n, 0, p->stride / 4);
     m->ana_linear = n->n_layers;
-    const int lin = net_pointwise(n, s, m->pixels16, -1, p->slices * p->dim, NSVQ_S16, NSVQ_S16);
+    const int lin = net_pointwise(n, s, m->squares, -1, p->latent, NSVQ_S16, NSVQ_S16);
     int x = net_pointwise(n, s, 0, -1, p->c4, NSVQ_S16, NSVQ_S16);
     x = residual_blocks(n, s, x, p->n4, 5);
     x = net_pointwise(n, s, net_space_to_depth(n, x, 2), -1, p->c8, NSVQ_S16, NSVQ_S16);
     x = residual_blocks(n, s, x, p->n8, 5);
-    x = net_pointwise(n, s, net_space_to_depth(n, x, 2), -1, p->c16, NSVQ_S16, NSVQ_S16);
-    x = residual_blocks(n, s, x, p->n16, 3);
+    if (p->stride == 16) {
+        x = net_pointwise(n, s, net_space_to_depth(n, x, 2), -1, p->c16, NSVQ_S16, NSVQ_S16);
+        x = residual_blocks(n, s, x, p->n16, 3);
+    }
     m->ana_last = n->n_layers;
-    net_pointwise(n, s, x, lin, p->slices * p->dim, NSVQ_S16, NSVQ_S16);
+    net_pointwise(n, s, x, lin, p->latent, NSVQ_S16, NSVQ_S16);
 }
 
 static void build_synthesis(model *m)
@@ -82,28 +113,52 @@ static void build_synthesis(model *m)
     const preset *p = &m->pre;
     network *n = &m->syn;
     store *s = &m->st;
-    n->channels[0] = p->slices * p->dim;
+    const int quarters = p->stride / 4 * (p->stride / 4); /* positions at 1/4 per latent */
+    n->channels[0] = p->latent + (is_hyper(m) ? NSVQ_N_EXTRA : 0);
     m->syn_head = n->n_layers;
     int x = net_pointwise(n, s, 0, -1, p->body, NSVQ_S16, NSVQ_S16);
     x = residual_blocks(n, s, x, p->n_body, 3);
-    x = net_pointwise(n, s, net_depthwise(n, s, x, 3), -1, 16 * p->render, NSVQ_U8, NSVQ_U8);
+    x = net_pointwise(n, s, net_depthwise(n, s, x, 3), -1, quarters * p->render, NSVQ_U8, NSVQ_U8);
     m->syn_linear = n->n_layers;
-    const int lin = net_pointwise(n, s, 0, -1, 768, NSVQ_S16, NSVQ_S16);
+    const int lin = net_pointwise(n, s, 0, -1, quarters * 48, NSVQ_S16, NSVQ_S16);
     for (int i = 0; i < p->n_render; i++)
-        x = net_pointwise_rep(n, s, x, x, 16, p->render, NSVQ_U8, NSVQ_U8);
+        x = net_pointwise_rep(n, s, x, x, quarters, p->render, NSVQ_U8, NSVQ_U8);
     m->syn_last = n->n_layers;
-    net_pointwise_rep(n, s, x, lin, 16, 48, NSVQ_U8, NSVQ_S16);
+    net_pointwise_rep(n, s, x, lin, quarters, 48, NSVQ_U8, NSVQ_S16);
 }
 
 /* The store's segments of a layer get a learning rate of their own. */
 static void slow(model *m, const layer *l, float lr)
 {
-    for (int i = 0; i < m->st.n_segments; i++)
-        if (m->st.seg[i].at == l->w || m->st.seg[i].at == l->b) {
-            m->st.seg[i].lr = lr;
-            m->st.seg[i].decay = 0;
-            m->st.seg[i].linear = 1;
-        }
+    segment *both[2] = {store_find(&m->st, l->w), store_find(&m->st, l->b)};
+    for (int i = 0; i < 2; i++) {
+        both[i]->lr = lr;
+        both[i]->decay = 0;
+        both[i]->linear = 1;
+    }
+}
+
+/* Steps of layers that read latents are in units of the latents' spread. */
+static void scale_columns(model *m)
+{
+    const hyper *h = &m->h;
+    const size_t L = (size_t)h->latent, X = (size_t)h->context;
+    const struct { size_t w, at, n; } use[] = {
+        {m->syn.l[m->syn_head].w, 3 * L, L + NSVQ_N_EXTRA}, {h->ha.l[0].w, 0, L},
+        {h->hs.l[0].w, X, (size_t)h->z + NSVQ_N_EXTRA}, {h->mean[1].w, 0, X}, {h->mean[2].w, 0, X},
+        {h->mean[3].w, 0, X}, {h->mean[4].w, 0, X}};
+    for (size_t i = 0; i < sizeof use / sizeof *use; i++) {
+        segment *s = store_find(&m->st, use[i].w);
+        s->column = h->column + use[i].at;
+        s->n_columns = use[i].n;
+    }
+}
+
+static float *zeros(size_t n)
+{
+    float *p = calloc(n, sizeof *p);
+    if (!p) abort();
+    return p;
 }
 
 void model_build(model *m, const preset *p)
@@ -111,14 +166,24 @@ void model_build(model *m, const preset *p)
     *m = (model){.pre = *p, .rng = 1};
     build_analysis(m);
     build_synthesis(m);
-    vq_build(&m->q, &m->st, p->slices, p->dim, p->codes, p->hidden);
-    m->q.lambda50 = 0.5f;
     slow(m, &m->ana.l[m->ana_linear], 0.03f);
     slow(m, &m->syn.l[m->syn_linear], 0.03f);
-    for (int i = 0; i < NSVQ_N_PASSES; i++) slow(m, &m->q.mean[i], 0.05f);
+    if (is_hyper(m)) {
+        hyper_build(&m->h, &m->st, p->stride, p->latent, p->z, p->wide, p->side);
+        scale_columns(m);
+        for (int i = 1; i < NSVQ_N_PASSES; i++) slow(m, &m->h.mean[i], 0.05f);
+    } else {
+        vq_build(&m->q, &m->st, p->slices, p->dim, p->codes, p->hidden);
+        m->q.lambda50 = 0.5f;
+        for (int i = 0; i < NSVQ_N_PASSES; i++) slow(m, &m->q.mean[i], 0.05f);
+    }
     store_alloc(&m->st);
-    m->m = calloc(m->st.n, sizeof(float));
-    m->v = calloc(m->st.n, sizeof(float));
+    m->m = zeros(m->st.n);
+    m->v = zeros(m->st.n);
+    if (is_hyper(m)) {
+        m->mean = zeros(m->st.n);
+        m->norm = zeros((size_t)m->st.n_segments);
+    }
 }
 
 void model_free(model *m)
@@ -126,14 +191,48 @@ void model_free(model *m)
     free(m->st.p);
     free(m->m);
     free(m->v);
+    free(m->mean);
+    free(m->norm);
+    free(m->h.column);
     free(m->q.code); free(m->q.code_t); free(m->q.norm); free(m->q.member_bits);
-    free(m->q.ema_n); free(m->q.ema_sum);
+    free(m->q.ema_n); free(m->q.ema_sum); free(m->q.spare);
     memset(m, 0, sizeof *m);
+}
+
+int model_nets(const model *m)
+{
+    return is_hyper(m) ? N_NETS : 2;
+}
+
+const network *model_net(const model *m, int which)
+{
+    const network *const n[N_NETS] = {&m->ana, &m->syn, &m->h.ha, &m->h.hs};
+    return n[which];
+}
+
+const float *formats_of(const formats *f, int which)
+{
+    const float *const s[N_NETS] = {f->ana, f->syn, f->ha, f->hs};
+    return s[which];
+}
+
+void model_average(model *m)
+{
+    float *p = m->st.p;
+    if (!m->mean || !m->moments) return;
+    m->st.p = m->mean;
+    m->mean = p;
+}
+
+/* Whole hyper-latents only; hues are turned for the family that is to keep them at all rates. */
+cut model_cut(const model *m, int size)
+{
+    return is_hyper(m) ? (cut){size, NSVQ_Z_STRIDE, 0.35f} : (cut){size, 16, 0.f};
 }
 
 /* ---- checkpoints: a header, the state, the arrays, in this machine's byte order ---- */
 
-static const char checkpoint_magic[8] = "NSVQCK3";
+static const char checkpoint_magic[8] = "NSVQCK4";
 
 typedef struct checkpoint_state {
     preset   pre;
@@ -145,16 +244,23 @@ typedef struct checkpoint_state {
     long     moments;
     formats  f;
     int      has_formats;
+    run      run;
 } checkpoint_state;
 
+#define MAX_SPANS 8
 typedef struct span { float *p; size_t n; } span;
 
-static void checkpoint_spans(const model *m, span *out)
+static int checkpoint_spans(const model *m, span *out)
 {
-    const size_t k = (size_t)m->q.slices * m->q.codes;
-    const span s[6] = {{m->st.p, m->st.n}, {m->m, m->st.n}, {m->v, m->st.n},
-                       {m->q.code, k * m->q.dim}, {m->q.ema_n, k}, {m->q.ema_sum, k * m->q.dim}};
-    memcpy(out, s, sizeof s);
+    const size_t k = (size_t)m->q.slices * m->q.codes, n = m->st.n;
+    const span both[3] = {{m->st.p, n}, {m->m, n}, {m->v, n}};
+    const span of_vq[5] = {{m->q.code, k * m->q.dim}, {m->q.ema_n, k}, {m->q.ema_sum, k * m->q.dim},
+                        {m->q.member_bits, k}, {m->q.spare, k / NSVQ_CELL * m->q.dim}};
+    const span of_hyper[3] = {{m->mean, n}, {m->norm, (size_t)m->st.n_segments},
+                           {m->h.column, (size_t)(m->h.context + m->h.z + NSVQ_N_EXTRA)}};
+    memcpy(out, both, sizeof both);
+    memcpy(out + 3, is_hyper(m) ? of_hyper : of_vq, is_hyper(m) ? sizeof of_hyper : sizeof of_vq);
+    return is_hyper(m) ? 6 : 8;
 }
 
 int checkpoint_save(const model *m, const char *file)
@@ -175,10 +281,11 @@ int checkpoint_save(const model *m, const char *file)
     s.moments = m->moments;
     s.f = m->f;
     s.has_formats = m->has_formats;
-    span sp[6];
-    checkpoint_spans(m, sp);
+    s.run = m->run;
+    span sp[MAX_SPANS];
+    const int n = checkpoint_spans(m, sp);
     int bad = !f || fwrite(checkpoint_magic, 1, 8, f) != 8 || fwrite(&s, sizeof s, 1, f) != 1;
-    for (int i = 0; !bad && i < 6; i++) bad = fwrite(sp[i].p, sizeof(float), sp[i].n, f) != sp[i].n;
+    for (int i = 0; !bad && i < n; i++) bad = fwrite(sp[i].p, sizeof(float), sp[i].n, f) != sp[i].n;
     if (f) bad |= fclose(f) != 0;
     if (!bad) bad = rename(tmp, file) != 0;
     if (bad) {
@@ -196,11 +303,11 @@ int checkpoint_load(model *m, const char *file)
     int bad = !f || fread(magic, 1, 8, f) != 8 || memcmp(magic, checkpoint_magic, 8) != 0 ||
               fread(&s, sizeof s, 1, f) != 1 || !preset_valid(&s.pre, s.seed_channel);
     if (!bad) {
-        span sp[6];
+        span sp[MAX_SPANS];
         model_build(m, &s.pre);
         bad = s.n != m->st.n;
-        checkpoint_spans(m, sp);
-        for (int i = 0; !bad && i < 6; i++) bad = fread(sp[i].p, sizeof(float), sp[i].n, f) != sp[i].n;
+        const int n = checkpoint_spans(m, sp);
+        for (int i = 0; !bad && i < n; i++) bad = fread(sp[i].p, sizeof(float), sp[i].n, f) != sp[i].n;
         memcpy(m->q.seed_channel, s.seed_channel, sizeof s.seed_channel);
         m->q.lambda50 = s.lambda50;
         m->step = s.step;
@@ -210,8 +317,8 @@ int checkpoint_load(model *m, const char *file)
         m->moments = s.moments;
         m->f = s.f;
         m->has_formats = s.has_formats;
-        vq_refresh(&m->q);
-        vq_member_table(&m->q);
+        m->run = s.run;
+        if (!is_hyper(m)) vq_refresh(&m->q);
         if (bad) model_free(m);
     }
     if (f) fclose(f);
@@ -221,34 +328,44 @@ int checkpoint_load(model *m, const char *file)
 
 /* ---- one patch ---- */
 
+typedef struct latents { /* one patch's, of the model's family */
+    vq_patch    vq;
+    hyper_patch hyper;
+} latents;
+
 typedef struct worker {
     workspace ana, syn;
-    vq_patch  vp;
-    qat_buffers ib[2]; /* analysis, synthesis */
+    latents   lat;
+    qat_buffers ib[N_NETS];
     float    *g; /* gradients of the store */
-    vq_sums  *sums;
+    vq_sums  *sums; /* vq */
     uint8_t  *rgb;
     uint64_t  rng;
-    double    squared, samples, psnr;
+    double    samples, psnr, bits;
     int       n;
 } worker;
 
 static void worker_init(worker *w, const model *m, int size)
 {
     *w = (worker){0};
-    w->g = calloc(m->st.n, sizeof(float));
-    w->sums = vq_sums_new(&m->q);
+    w->g = zeros(m->st.n);
+    w->sums = is_hyper(m) ? NULL : vq_sums_new(&m->q);
     w->rgb = malloc((size_t)size * (size_t)size * 3);
-    if (!w->g || !w->sums || !w->rgb) abort();
+    if (!w->rgb) abort();
+}
+
+static void latents_free(latents *l)
+{
+    vq_patch_free(&l->vq);
+    hyper_patch_free(&l->hyper);
 }
 
 static void worker_free(worker *w)
 {
     workspace_free(&w->ana);
     workspace_free(&w->syn);
-    vq_patch_free(&w->vp);
-    qat_buffers_free(&w->ib[0]);
-    qat_buffers_free(&w->ib[1]);
+    latents_free(&w->lat);
+    for (int i = 0; i < N_NETS; i++) qat_buffers_free(&w->ib[i]);
     free(w->g);
     if (w->sums) {
         free(w->sums->n); free(w->sums->sum); free(w->sums->spare); free(w->sums);
@@ -256,7 +373,7 @@ static void worker_free(worker *w)
     free(w->rgb);
 }
 
-static void pixels_in(float *to, const uint8_t *rgb, int w, int h)
+void pixels_in(float *to, const uint8_t *rgb, int w, int h)
 {
     for (int y = 0; y < h / 4; y++)
         for (int x = 0; x < w / 4; x++)
@@ -266,26 +383,39 @@ static void pixels_in(float *to, const uint8_t *rgb, int w, int h)
             }
 }
 
-/* Pixels -> y -> y_hat -> pixels, in syn's output; through the integer kernels if qt. */
-static void run_patch(const model *m, const qat *qt, workspace *ana, workspace *syn, qat_buffers *ib,
-                      vq_patch *vp, const uint8_t *rgb, int pw, int ph, float quality, vq_sums *sums)
+/* y -> y_hat; returns the bits. noise: for the rates of the hyper family's training. */
+static double quantise(const model *m, const qat *qt, qat_buffers *ib, latents *l, const tensor *y,
+                       float quality, float *y_hat, vq_sums *sums, uint64_t *noise)
 {
-    workspace_shape(ana, &m->ana, ph / 4, pw / 4);
-    workspace_shape(syn, &m->syn, ph / 16, pw / 16);
-    pixels_in(ana->r[0].v, rgb, pw, ph);
-    if (qt)
-        qat_forward(qt, m, 0, ana, &ib[0]);
-    else
-        net_forward(&m->ana, m->st.p, ana);
-    const tensor *y = &ana->r[m->ana.output];
-    vq_quantise(&m->q, m->st.p, vp, y->v, y->w, y->h, quality, syn->r[0].v, sums);
-    if (qt)
-        qat_forward(qt, m, 1, syn, &ib[1]);
-    else
-        net_forward(&m->syn, m->st.p, syn);
+    if (!is_hyper(m))
+        return vq_quantise(&m->q, m->st.p, &l->vq, y->v, y->w, y->h, quality, y_hat, sums);
+    if (qt) return qat_quantise(qt, m, &l->hyper, ib, y->v, y->w, y->h, quality, y_hat, NULL, noise);
+    return hyper_quantise(&m->h, m->st.p, &l->hyper, y->v, y->w, y->h, quality, y_hat, noise);
 }
 
-struct forward { workspace ana, syn; vq_patch vp; };
+/* Pixels -> y -> y_hat -> pixels, in syn's output; through the integer kernels if qt. Returns the bits. */
+static double run_patch(const model *m, const qat *qt, workspace *ana, workspace *syn, qat_buffers *ib,
+                        latents *l, const uint8_t *rgb, int pw, int ph, float quality, vq_sums *sums,
+                        uint64_t *noise)
+{
+    const int stride = m->pre.stride;
+    workspace_shape(ana, &m->ana, ph / 4, pw / 4);
+    workspace_shape(syn, &m->syn, ph / stride, pw / stride);
+    pixels_in(ana->r[0].v, rgb, pw, ph);
+    if (qt)
+        qat_forward(qt, m, NET_ANALYSIS, ana, &ib[NET_ANALYSIS]);
+    else
+        net_forward(&m->ana, m->st.p, ana);
+    const double bits =
+        quantise(m, qt, ib, l, &ana->r[m->ana.output], quality, syn->r[0].v, sums, noise);
+    if (qt)
+        qat_forward(qt, m, NET_SYNTHESIS, syn, &ib[NET_SYNTHESIS]);
+    else
+        net_forward(&m->syn, m->st.p, syn);
+    return bits;
+}
+
+struct forward { workspace ana, syn; latents lat; };
 
 forward *forward_new(void)
 {
@@ -298,51 +428,37 @@ void forward_free(forward *f)
 {
     workspace_free(&f->ana);
     workspace_free(&f->syn);
-    vq_patch_free(&f->vp);
+    latents_free(&f->lat);
     free(f);
 }
 
 void forward_run(forward *f, const model *m, const uint8_t *rgb, int w, int h, float quality)
 {
-    run_patch(m, NULL, &f->ana, &f->syn, NULL, &f->vp, rgb, w, h, quality, NULL);
+    run_patch(m, NULL, &f->ana, &f->syn, NULL, &f->lat, rgb, w, h, quality, NULL, NULL);
 }
 
-const workspace *forward_analysis(const forward *f)
+const workspace *forward_net(const forward *f, int which)
 {
-    return &f->ana;
-}
-
-const workspace *forward_synthesis(const forward *f)
-{
-    return &f->syn;
+    const workspace *const ws[N_NETS] = {&f->ana, &f->syn, &f->lat.hyper.ha, &f->lat.hyper.hs};
+    return ws[which];
 }
 
 const vq_patch *forward_patch(const forward *f)
 {
-    return &f->vp;
+    return &f->lat.vq;
 }
 
 #define COMMITMENT 0.7f
 #define CHARBONNIER (16.f / 64.f) /* grey levels / 64 */
 #define MSE_FLOOR ((3.f / 64.f) * (3.f / 64.f))
+#define RATE_FLOOR 0.06 /* bits per pixel: below it patches do not count for more */
 
-static void train_patch(const model *m, const qat *qt, worker *w, const dataset *d, int size,
-                        float weight)
+/* Each patch counts by its decibels: Charbonnier loss over the patch's own error; codes are paid in
+ * squared latent units. */
+static void back_vq(const model *m, const float *p, worker *w, float mse, float quality, float weight)
 {
-    int pw, ph;
-    dataset_patch(d, &w->rng, size, w->rgb, &pw, &ph);
-    const float quality = 20.f + 60.f * random_unit(&w->rng);
-    run_patch(m, qt, &w->ana, &w->syn, w->ib, &w->vp, w->rgb, pw, ph, quality, w->sums);
-    const float *p = qt ? qt->p : m->st.p;
-    const tensor *x = &w->ana.r[m->pixels16], *o = &w->syn.r[m->syn.output];
+    const tensor *x = &w->ana.r[m->squares], *o = &w->syn.r[m->syn.output];
     const size_t n = (size_t)o->h * o->w * o->c;
-    double se = 0;
-    for (size_t i = 0; i < n; i++) {
-        const float e = o->v[i] - x->v[i];
-        se += (double)e * e;
-    }
-    const float mse = (float)(se / (double)n);
-    /* Each patch counts by its decibels: Charbonnier loss over the patch's own error. */
     const float scale = weight / ((float)n * (mse + MSE_FLOOR));
     for (size_t i = 0; i < n; i++) {
         const float e = o->v[i] - x->v[i];
@@ -353,8 +469,49 @@ static void train_patch(const model *m, const qat *qt, worker *w, const dataset 
     const size_t ny = (size_t)y->h * y->w * y->c;
     for (size_t i = 0; i < ny; i++) y->g[i] = yh->g[i] + COMMITMENT * 2.f * scale * (y->v[i] - yh->v[i]);
     net_backward(&m->ana, p, w->g, &w->ana, 0);
-    vq_backward(&m->q, m->st.p, w->g, &w->vp, quality, weight / (float)w->vp.n);
-    w->squared += se * 64 * 64;
+    vq_backward(&m->q, m->st.p, w->g, &w->lat.vq, quality, weight / (float)w->lat.vq.n);
+}
+
+/* Bits and squared error, that one in steps of the quality, over the patch's own rate: each patch counts
+ * by the per cents of its rate. */
+static void back_hyper(const model *m, const float *p, worker *w, double bits, float quality, float weight)
+{
+    const tensor *x = &w->ana.r[m->squares], *o = &w->syn.r[m->syn.output];
+    const size_t n = (size_t)o->h * o->w * o->c;
+    const double pixels = (double)n / 3;
+    const float step = hyper_step(quality), bit = weight / (float)(bits + pixels * RATE_FLOOR);
+    const float scale = bit / (HYPER_RATE * step * step);
+    for (size_t i = 0; i < n; i++) o->g[i] = 2.f * scale * (o->v[i] - x->v[i]);
+    net_backward(&m->syn, p, w->g, &w->syn, 1);
+    hyper_backward(&m->h, p, w->g, &w->lat.hyper, quality, bit, w->syn.r[0].g,
+                   w->ana.r[m->ana.output].g);
+    net_backward(&m->ana, p, w->g, &w->ana, 0);
+}
+
+static void train_patch(const model *m, const qat *qt, worker *w, const dataset *d, float weight)
+{
+    int pw, ph;
+    const run *r = &m->run;
+    const cut c = model_cut(m, r->patch);
+    dataset_patch(d, &w->rng, &c, w->rgb, &pw, &ph);
+    float quality = r->low + (r->high - r->low) * random_unit(&w->rng);
+    if (is_hyper(m)) quality = rintf(quality * 16.f) / 16.f; /* as files have it */
+    const double bits = run_patch(m, qt, &w->ana, &w->syn, w->ib, &w->lat, w->rgb, pw, ph, quality,
+                                  w->sums, &w->rng);
+    const float *p = qt ? qt->p : m->st.p;
+    const tensor *x = &w->ana.r[m->squares], *o = &w->syn.r[m->syn.output];
+    const size_t n = (size_t)o->h * o->w * o->c;
+    double se = 0;
+    for (size_t i = 0; i < n; i++) {
+        const float e = o->v[i] - x->v[i];
+        se += (double)e * e;
+    }
+    const float mse = (float)(se / (double)n);
+    if (is_hyper(m))
+        back_hyper(m, p, w, bits, quality, weight);
+    else
+        back_vq(m, p, w, mse, quality, weight);
+    w->bits += bits;
     w->samples += (double)n;
     w->psnr += 10 * log10(255. * 255 / (mse * 64 * 64 + 1e-9));
     w->n++;
@@ -365,8 +522,9 @@ figures validate(const model *m, const dataset *d, float quality, int size)
     figures f = {0};
     int n = 0, w, h;
     const char *name;
+    const cut c = model_cut(m, size);
     uint8_t *rgb = malloc((size_t)size * (size_t)size * 3);
-    while (dataset_held_out(d, n, size, rgb, &w, &h, &name)) n++;
+    while (dataset_held_out(d, n, &c, rgb, &w, &h, &name)) n++;
     free(rgb);
 #pragma omp parallel
     {
@@ -376,18 +534,18 @@ figures validate(const model *m, const dataset *d, float quality, int size)
         for (int i = 0; i < n; i++) {
             int pw, ph;
             const char *nm;
-            dataset_held_out(d, i, size, k.rgb, &pw, &ph, &nm);
-            run_patch(m, NULL, &k.ana, &k.syn, NULL, &k.vp, k.rgb, pw, ph, quality, k.sums);
-            const tensor *x = &k.ana.r[m->pixels16], *o = &k.syn.r[m->syn.output];
+            dataset_held_out(d, i, &c, k.rgb, &pw, &ph, &nm);
+            const double bits = run_patch(m, NULL, &k.ana, &k.syn, NULL, &k.lat, k.rgb, pw, ph, quality,
+                                          NULL, NULL);
+            const tensor *x = &k.ana.r[m->squares], *o = &k.syn.r[m->syn.output];
             const size_t count = (size_t)o->h * o->w * o->c;
             double se = 0;
             for (size_t j = 0; j < count; j++) {
-                const float v = roundf(o->v[j] * 64.f + 128.f), c = v < 0.f ? 0.f : v > 255.f ? 255.f : v;
-                const float e = c - (x->v[j] * 64.f + 128.f);
+                const float v = roundf(o->v[j] * 64.f + 128.f), t = v < 0.f ? 0.f : v > 255.f ? 255.f : v;
+                const float e = t - (x->v[j] * 64.f + 128.f);
                 se += (double)e * e;
             }
-            const double mse = se / (double)count, bits = k.sums->bits;
-            vq_sums_clear(&m->q, k.sums);
+            const double mse = se / (double)count;
 #pragma omp critical
             {
                 f.psnr += 10 * log10(255. * 255 / (mse + 1e-6));
@@ -421,125 +579,255 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static void adamw(model *m, const float *g, float lr)
+/* One segment: p, m, v and the average, if there is one. scale: of the gradient. */
+typedef struct adamw_step { float b1, b2, c1, c2, rate, decay, scale, keep; } adamw_step;
+
+static void adamw_row(const adamw_step *k, float *p, float *m, float *v, float *mean, const float *g,
+                      const float *column, size_t n)
 {
-    const float b1 = 0.9f, b2 = 0.99f, decay = 0.01f;
-    const float c1 = 1.f - powf(b1, (float)m->moments), c2 = 1.f - powf(b2, (float)m->moments);
+    for (size_t i = 0; i < n; i++) {
+        const float gi = k->scale * g[i], rate = column ? k->rate * column[i] : k->rate;
+        m[i] = k->b1 * m[i] + (1.f - k->b1) * gi;
+        v[i] = k->b2 * v[i] + (1.f - k->b2) * gi * gi;
+        p[i] -= rate * (m[i] / k->c1) / (sqrtf(v[i] / k->c2) + 1e-10f) + k->decay * p[i];
+    }
+    for (size_t i = 0; mean && i < n; i++) mean[i] = k->keep * mean[i] + (1.f - k->keep) * p[i];
+}
+
+static double squared(const float *g, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)g[i] * g[i];
+    return sum;
+}
+
+/* Factor that brings a segment's gradient down to twice its running norm. Without it the analysis and
+ * the hyper networks run away from each other (gradient norms that grow from step to step). */
+static float clip(float *running, const float *g, size_t n)
+{
+    const float norm = (float)sqrt(squared(g, n)), most = 2.f * *running;
+    const float f = most > 0.f && norm > most ? most / norm : 1.f;
+    *running = most > 0.f ? 0.98f * *running + 0.02f * norm * f : norm;
+    return f;
+}
+
+/* 0, or -1 and nothing done when the gradient is not finite. */
+static int adamw(model *m, const float *g, float lr)
+{
+    const int h = is_hyper(m);
+    const long n = m->moments + 1;
+    adamw_step k = {.b1 = 0.9f, .b2 = h ? 0.999f : 0.99f,
+                    .keep = fminf(0.999f, (float)(1 + n) / (float)(10 + n))};
+    k.c1 = 1.f - powf(k.b1, (float)n);
+    k.c2 = 1.f - powf(k.b2, (float)n);
+    if (h && !isfinite(squared(g, m->st.n))) return -1;
+    m->moments = n;
 #pragma omp parallel for schedule(static)
-    for (int s = 0; s < m->st.n_segments; s++) {
-        const segment *sg = &m->st.seg[s];
-        const float rate = lr * sg->lr, wd = sg->decay ? rate * decay : 0.f;
-        for (size_t i = sg->at; i < sg->at + sg->n; i++) {
-            m->m[i] = b1 * m->m[i] + (1.f - b1) * g[i];
-            m->v[i] = b2 * m->v[i] + (1.f - b2) * g[i] * g[i];
-            m->st.p[i] -= rate * (m->m[i] / c1) / (sqrtf(m->v[i] / c2) + 1e-10f) + wd * m->st.p[i];
+    for (int i = 0; i < m->st.n_segments; i++) {
+        const segment *s = &m->st.seg[i];
+        adamw_step t = k;
+        t.rate = lr * s->lr;
+        t.decay = s->decay ? t.rate * 0.01f : 0.f;
+        t.scale = h ? clip(&m->norm[i], g + s->at, s->n) : 1.f;
+        const size_t row = s->column ? s->n_columns : s->n;
+        for (size_t at = s->at; at < s->at + s->n; at += row)
+            adamw_row(&t, m->st.p + at, m->m + at, m->v + at, m->mean ? m->mean + at : NULL, g + at,
+                      s->column, row);
+    }
+    return 0;
+}
+
+/* Of the hyper family: what a step of 1 means for the layers that read latents. */
+static void measure_columns(model *m, const dataset *d)
+{
+    const int L = m->h.latent, n = 100;
+    const cut c = model_cut(m, 256);
+    double *sum = calloc((size_t)L, sizeof *sum), count = 0;
+    uint8_t *rgb = malloc(256 * 256 * 3);
+    workspace ws = {0};
+    uint64_t rng = 9;
+    if (!sum || !rgb) abort();
+    for (int k = 0; k < n; k++) {
+        int w, h;
+        dataset_patch(d, &rng, &c, rgb, &w, &h);
+        workspace_shape(&ws, &m->ana, h / 4, w / 4);
+        pixels_in(ws.r[0].v, rgb, w, h);
+        net_forward(&m->ana, m->st.p, &ws);
+        const tensor *y = &ws.r[m->ana.output];
+        for (int i = 0; i < y->h * y->w * L; i++) sum[i % L] += (double)y->v[i] * y->v[i];
+        count += y->h * y->w;
+    }
+    float *to = m->h.column, *z = to + m->h.context;
+    for (int i = 0; i < NSVQ_N_NEIGHBOURS * L; i++) to[i] = 1.f / ((float)sqrt(sum[i % L] / count) + 0.3f);
+    for (int i = 0; i < m->h.z; i++) z[i] = 1.f;
+    for (int i = 0; i < NSVQ_N_EXTRA; i++) to[NSVQ_N_NEIGHBOURS * L + i] = z[m->h.z + i] = 0.04f;
+    workspace_free(&ws);
+    free(sum);
+    free(rgb);
+}
+
+static run run_begin(const model *m, const train_options *o)
+{
+    const int h = is_hyper(m);
+    return (run){.first = m->step, .steps = o->steps, .minutes = o->minutes, .lr = o->lr, .qat = o->qat,
+                 .low = o->high > 0.f ? o->low : h ? 5.f : 20.f,
+                 .high = o->high > 0.f ? o->high : h ? 95.f : 80.f, .batch = o->batch, .patch = o->patch};
+}
+
+static double run_done(const model *m)
+{
+    const run *r = &m->run;
+    return r->steps ? (double)(m->step - r->first) / (double)r->steps : r->used / r->minutes;
+}
+
+/* Gradients of a step into w[0]; each thread has its own patches, so that a number of threads always
+ * gives the same sums. */
+static void step_gradients(const model *m, const qat *qt, worker *w, int nt, const dataset *d, uint64_t seed)
+{
+    const int batch = m->run.batch;
+#pragma omp parallel num_threads(nt)
+    {
+        worker *k = &w[omp_get_thread_num()];
+#pragma omp for schedule(static, 1)
+        for (int i = 0; i < batch; i++) {
+            k->rng = seed + (uint64_t)i * 0x5851F42D4C957F2Du;
+            train_patch(m, qt, k, d, 1.f / (float)batch);
+        }
+#pragma omp for schedule(static)
+        for (int b = 0; b < 64; b++) {
+            const size_t a = m->st.n * (size_t)b / 64, e = m->st.n * (size_t)(b + 1) / 64;
+            for (int j = 1; j < nt; j++)
+                for (size_t i = a; i < e; i++) {
+                    w[0].g[i] += w[j].g[i];
+                    w[j].g[i] = 0;
+                }
         }
     }
+    for (int j = 1; j < nt; j++) {
+        if (w[j].sums) {
+            vq_sums_add(&m->q, w[0].sums, w[j].sums);
+            vq_sums_clear(&m->q, w[j].sums);
+        }
+        w[0].samples += w[j].samples;
+        w[0].psnr += w[j].psnr;
+        w[0].bits += w[j].bits;
+        w[0].n += w[j].n;
+        w[j].samples = w[j].psnr = w[j].bits = w[j].n = 0;
+    }
+}
+
+static void step_codes(model *m, const vq_sums *sums, double done)
+{
+    vq_update(&m->q, sums, 0.99f + 0.008f * (float)done);
+    if (m->step % 10) return;
+    if (m->step % 50 == 0 && done < 0.8) vq_revive(&m->q, sums, &m->rng);
+    vq_refresh(&m->q);
+    vq_member_table(&m->q);
+}
+
+/* What is shown of a training: means that forget, and since the last line. */
+typedef struct progress {
+    double psnr, bpp, mpixel, shown_mpixel, shown_at;
+    char   family[96];
+} progress;
+
+static void progress_add(progress *g, const model *m, const worker *w)
+{
+    const double keep = m->step - m->run.first == 1 ? 0 : 0.98;
+    g->psnr = keep * g->psnr + (1 - keep) * w->psnr / w->n;
+    g->bpp = keep * g->bpp + (1 - keep) * w->bits / (w->samples / 3);
+    g->mpixel += w->samples / 3e6;
+    if (w->sums)
+        snprintf(g->family, sizeof g->family, "  (cells %.2f)  latent error %.1f of %.1f",
+                 w->sums->cell_bits / w->sums->bits, w->sums->distortion / (double)w->sums->n_latents,
+                 w->sums->residual / (double)w->sums->n_latents);
+}
+
+static void progress_show(progress *g, const model *m, double t, double start, float lr)
+{
+    const double done = run_done(m);
+    fprintf(stderr, "step %ld  %.2f dB  %.4f bpp%s  %.2f Mpixel/s  lr %.1e  %.0f min left\n", m->step,
+            g->psnr, g->bpp, g->family, (g->mpixel - g->shown_mpixel) / (t - g->shown_at), (double)lr,
+            (t - start) * (1 - done) / (done + 1e-9) / 60);
+    g->shown_mpixel = g->mpixel;
+    g->shown_at = t;
+}
+
+static void show_held_out(model *m, const dataset *d, const progress *g, FILE *log, int quiet)
+{
+    model_average(m);
+    const figures f = validate(m, d, 50, 256);
+    model_average(m);
+    if (!quiet) fprintf(stderr, "held out: %.3f dB  %.4f bpp  (%d patches)\n", f.psnr, f.bpp, f.n);
+    if (!log) return;
+    fprintf(log, "step %ld minutes %.1f Mpixel %.0f train %.3f dB %.4f bpp held-out %.3f dB %.4f bpp\n",
+            m->step, m->trained_minutes, m->trained_mpixel, g->psnr, g->bpp, f.psnr, f.bpp);
+    fflush(log);
+}
+
+static int save(model *m, const worker *w, const char *out)
+{
+    char ck[1024];
+    snprintf(ck, sizeof ck, "%s.ckpt", out);
+    if (w->sums) memcpy(m->q.spare, w->sums->spare, sizeof(float) * (size_t)(m->q.slices * m->q.cells * m->q.dim));
+    return checkpoint_save(m, ck);
 }
 
 int train(model *m, const dataset *d, const train_options *o)
 {
     const int nt = o->threads > 0 ? o->threads : omp_get_max_threads();
-    const double start = now(), limit = o->minutes * 60;
-    double last_print = start, last_save = start, mpix = 0, psnr = 0, bpp = 0, shown_pix = 0;
-    const long first = m->step;
+    const double start = now(), before = m->trained_minutes;
+    const int go_on = o->go_on && run_done(m) < 1;
+    int aware = go_on && m->has_formats; /* its formats stay */
+    if (!go_on) m->run = run_begin(m, o);
+    const double used = m->run.used;
+    double last_save = start;
+    progress shown = {.shown_at = start};
     worker *w = calloc((size_t)nt, sizeof *w);
     FILE *log = o->log ? fopen(o->log, "a") : NULL;
-    char ck[1024];
-    snprintf(ck, sizeof ck, "%s.ckpt", o->out);
+    qat qt;
     omp_set_num_threads(nt);
-    for (int i = 0; i < nt; i++) worker_init(&w[i], m, o->patch);
+    for (int i = 0; i < nt; i++) worker_init(&w[i], m, m->run.patch);
+    if (is_hyper(m) && m->h.column[0] == 0.f) measure_columns(m, d);
+    if (m->mean && !m->moments) memcpy(m->mean, m->st.p, sizeof(float) * m->st.n);
+    if (w->sums) memcpy(w->sums->spare, m->q.spare, sizeof(float) * (size_t)(m->q.slices * m->q.cells * m->q.dim));
+    if (aware) qat_init(&qt, m, &m->f);
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
-    const double before = m->trained_minutes;
-    qat qt;
-    int aware = 0;
-    while (!interrupted) {
-        const double t = now() - start;
-        const double done = o->steps ? (double)(m->step - first) / (double)o->steps : t / limit;
-        if (done >= 1) break;
+    while (!interrupted && !(o->stop && m->step - m->run.first >= o->stop)) {
+        m->run.used = used + (now() - start) / 60;
+        const double done = run_done(m);
+        if (!(done < 1)) break;
         m->has_formats = aware;
-        const float warm = fminf(1.f, (float)(m->step - first + 1) / 300.f);
-        const float lr = o->lr * warm * (0.02f + 0.98f * 0.5f * (1.f + cosf(3.14159265f * (float)done)));
+        const float warm = fminf(1.f, (float)(m->step - m->run.first + 1) / 300.f);
+        const float lr = m->run.lr * warm * (0.02f + 0.98f * 0.5f * (1.f + cosf(3.14159265f * (float)done)));
         const uint64_t seed = random_u64(&m->rng);
-        if (done >= 1 - o->qat && !aware) {
+        if (done >= 1 - m->run.qat && !aware) {
             formats_calibrate(m, d, &m->f);
             m->has_formats = aware = 1;
             qat_init(&qt, m, &m->f);
             if (!o->quiet) fprintf(stderr, "step %ld: quantisation-aware from here\n", m->step);
         }
         if (aware) qat_refresh(&qt, m);
-#pragma omp parallel num_threads(nt)
-        {
-            worker *k = &w[omp_get_thread_num()];
-#pragma omp for schedule(dynamic, 1)
-            for (int i = 0; i < o->batch; i++) {
-                k->rng = seed + (uint64_t)i * 0x5851F42D4C957F2Du;
-                train_patch(m, aware ? &qt : NULL, k, d, o->patch, 1.f / (float)o->batch);
-            }
-#pragma omp for schedule(static)
-            for (int b = 0; b < 64; b++) {
-                const size_t a = m->st.n * (size_t)b / 64, e = m->st.n * (size_t)(b + 1) / 64;
-                for (int j = 1; j < nt; j++)
-                    for (size_t i = a; i < e; i++) {
-                        w[0].g[i] += w[j].g[i];
-                        w[j].g[i] = 0;
-                    }
-            }
-        }
-        for (int j = 1; j < nt; j++) {
-            vq_sums_add(&m->q, w[0].sums, w[j].sums);
-            vq_sums_clear(&m->q, w[j].sums);
-            w[0].samples += w[j].samples;
-            w[0].psnr += w[j].psnr;
-            w[0].n += w[j].n;
-            w[j].samples = w[j].psnr = w[j].n = 0;
-        }
+        step_gradients(m, aware ? &qt : NULL, w, nt, d, seed);
         m->step++;
-        m->moments++;
-        adamw(m, w[0].g, lr);
-        memset(w[0].g, 0, m->st.n * sizeof(float));
-        vq_update(&m->q, w[0].sums, 0.99f + 0.008f * (float)done);
-        if (m->step % 10 == 0) {
-            if (m->step % 50 == 0 && done < 0.8) vq_revive(&m->q, w[0].sums, &m->rng);
-            vq_refresh(&m->q);
-            vq_member_table(&m->q);
-        }
-        const double pix = w[0].samples / 3e6, p1 = w[0].psnr / w[0].n,
-                     b1 = w[0].sums->bits / (w[0].samples / 3);
-        const double cellshare = w[0].sums->cell_bits / w[0].sums->bits,
-                     lat_e = w[0].sums->distortion / (double)w[0].sums->n_latents,
-                     lat_r = w[0].sums->residual / (double)w[0].sums->n_latents;
-        const double keep = m->step - first == 1 ? 0 : 0.98;
-        mpix += pix;
-        m->trained_mpixel += pix;
-        psnr = keep * psnr + (1 - keep) * p1;
-        bpp = keep * bpp + (1 - keep) * b1;
-        w[0].samples = w[0].psnr = w[0].n = 0;
-        vq_sums_clear(&m->q, w[0].sums);
-        const double t1 = now();
-        m->trained_minutes = before + (t1 - start) / 60;
-        if (!o->quiet && t1 - last_print > 15) {
-            const double eta = o->steps ? (t1 - start) * (1 - done) / (done + 1e-9) : limit - (t1 - start);
-            fprintf(stderr, "step %ld  %.2f dB  %.4f bpp (cells %.2f)  latent error %.1f of %.1f  %.2f Mpixel/s  lr %.1e  %.0f min left\n", m->step,
-                    psnr, bpp, cellshare, lat_e, lat_r, (mpix - shown_pix) / (t1 - last_print), (double)lr, eta / 60);
-            shown_pix = mpix;
-            last_print = t1;
-        }
-        if (t1 - last_save > 300) {
-            const figures f = validate(m, d, 50, 256);
-            if (!o->quiet)
-                fprintf(stderr, "held out: %.3f dB  %.4f bpp  (%d patches)\n", f.psnr, f.bpp, f.n);
-            if (log) {
-                fprintf(log, "step %ld minutes %.1f Mpixel %.0f train %.3f dB %.4f bpp held-out %.3f dB %.4f bpp\n",
-                        m->step, m->trained_minutes, m->trained_mpixel, psnr, bpp, f.psnr, f.bpp);
-                fflush(log);
-            }
-            checkpoint_save(m, ck);
+        if (adamw(m, w->g, lr)) fprintf(stderr, "step %ld: the gradient is not finite, left out\n", m->step);
+        memset(w->g, 0, m->st.n * sizeof(float));
+        if (w->sums) step_codes(m, w->sums, done);
+        m->trained_mpixel += w->samples / 3e6;
+        progress_add(&shown, m, w);
+        w->samples = w->psnr = w->bits = w->n = 0;
+        if (w->sums) vq_sums_clear(&m->q, w->sums);
+        const double t = now();
+        m->trained_minutes = before + (t - start) / 60;
+        if (!o->quiet && t - shown.shown_at > 15) progress_show(&shown, m, t, start, lr);
+        if (t - last_save > 300) {
+            show_held_out(m, d, &shown, log, o->quiet);
+            save(m, w, o->out);
             last_save = now();
         }
     }
-    const int bad = checkpoint_save(m, ck);
+    const int bad = save(m, w, o->out);
     if (aware) qat_free(&qt);
     for (int i = 0; i < nt; i++) worker_free(&w[i]);
     free(w);

@@ -3,36 +3,54 @@
 #define NSVQ_TRAINER_TRAIN_H
 
 #include "dataset.h"
+#include "hyper.h"
 #include "vq.h"
 
 typedef struct preset {
     char name[16];
+    int  family, stride, latent;   /* nsvq_family; pixels per latent; channels of a latent */
     int  c4, n4, c8, n8, c16, n16; /* analysis: channels and residual blocks at 1/4, 1/8, 1/16 */
-    int  body, n_body;             /* synthesis: channels and blocks at 1/16 */
+    int  body, n_body;             /* synthesis: channels and blocks at 1/stride */
     int  render, n_render;         /* channels and residual layers at 1/4 */
-    int  slices, dim, codes, hidden;
+    int  slices, dim, codes, hidden; /* vq; latent = slices * dim */
+    int  z, wide, side;            /* hyper: hyper-latents, channels of its networks, side channels */
 } preset;
 
+enum { NET_ANALYSIS, NET_SYNTHESIS, NET_HA, NET_HS, N_NETS }; /* a vq model has the first two */
+
 /* Number format of every register: real = scale * integer. Registers that meet in a residual sum
- * share one; input, latents, output pixels and the prior's outputs have fixed ones. */
+ * share one; input, latents, output pixels and the priors' outputs have fixed ones. */
 typedef struct formats {
     float ana[NSVQ_MAX_REGISTERS], syn[NSVQ_MAX_REGISTERS];
-    float hidden; /* the prior's hidden layer */
+    float hidden; /* vq: the prior's hidden layer */
+    float ha[NSVQ_MAX_REGISTERS], hs[NSVQ_MAX_REGISTERS];
 } formats;
+
+/* A training that may be cut short and gone on with. */
+typedef struct run {
+    long   first, steps;  /* step that it began with; length, or 0: by minutes */
+    double minutes, used; /* length, time spent */
+    float  lr, qat, low, high;
+    int    batch, patch;
+} run;
 
 typedef struct model {
     preset  pre;
     store   st;
     network ana, syn;
-    vq      q;
+    vq      q; /* of the vq family */
+    hyper   h; /* of the hyper family */
     int     ana_linear, ana_last, syn_linear, syn_head, syn_last; /* layer numbers */
-    int     pixels16; /* register of the analysis that holds the patch in 16 x 16 squares */
-    float  *m, *v;    /* AdamW moments, bias-corrected by `moments` steps */
+    int     squares;    /* register of the analysis that holds the patch in squares of a latent */
+    float  *m, *v;      /* AdamW moments, bias-corrected by `moments` steps */
+    float  *mean;       /* hyper: moving average of the parameters, which is what is evaluated */
+    float  *norm;       /* hyper: running norm of each segment's gradient; 0: none yet */
     long    moments;
     long    step;
     double  trained_minutes, trained_mpixel;
     formats f;          /* valid from the quantisation-aware part of a training on */
     int     has_formats;
+    run     run;        /* the last */
     uint64_t rng;
 } model;
 
@@ -40,10 +58,13 @@ typedef struct train_options {
     const char *data, *out, *resume, *init, *log, *preset, *name;
     double minutes;
     long   steps;  /* instead of minutes when not 0 */
+    long   stop;   /* for tests: leaves after so many steps of the run, as a signal would; 0: never */
+    int    go_on;  /* with the model's own run, if that is not done: minutes to patch below do not count */
     int    batch, patch, threads, quiet;
     float  lr;
-    float  lambda; /* squared latent units per bit at quality 50; 0: the model's */
+    float  lambda; /* vq: squared latent units per bit at quality 50; 0: the model's */
     float  qat;    /* share of the run, at its end, that is quantisation-aware */
+    float  low, high; /* range of qualities; 0: the family's */
 } train_options;
 
 extern const preset presets[];
@@ -52,8 +73,17 @@ int  preset_find(const char *name, preset *out);
 int  preset_valid(const preset *p, const int *seed_channel);
 void model_build(model *m, const preset *p);
 void model_free(model *m);
-/* Random weights, then principal components, least squares and k-means from the data. */
+/* Random weights, then principal components, least squares and (vq) k-means from the data. */
 void model_start(model *m, const dataset *d, int quiet);
+const network *model_net(const model *m, int which);
+int  model_nets(const model *m); /* how many: 2 or N_NETS */
+const float *formats_of(const formats *f, int which);
+/* The average of the parameters and the trained ones change places; vq has no average. */
+void model_average(model *m);
+/* Patches as the family has them; size: pixels per side. */
+cut  model_cut(const model *m, int size);
+/* Pixels [h][w][3] -> [h / 4][w / 4][48], the analysis' input. */
+void pixels_in(float *to, const uint8_t *rgb, int w, int h);
 
 int  checkpoint_save(const model *m, const char *file);
 int  checkpoint_load(model *m, const char *file); /* builds the model */
@@ -63,8 +93,7 @@ typedef struct forward forward;
 forward *forward_new(void);
 void     forward_free(forward *f);
 void     forward_run(forward *f, const model *m, const uint8_t *rgb, int w, int h, float quality);
-const workspace *forward_analysis(const forward *f);
-const workspace *forward_synthesis(const forward *f);
+const workspace *forward_net(const forward *f, int which);
 const vq_patch  *forward_patch(const forward *f);
 
 typedef struct figures { double psnr, bpp, mse; int n; } figures;

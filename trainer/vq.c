@@ -3,37 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vq.h"
+#include "fast.h"
+#include "order.h"
 #include "random.h"
-
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
-#define FAST __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FAST
-#endif
-typedef float v16 __attribute__((vector_size(64), aligned(4), may_alias));
-
-/* FORMAT.md 5.2 */
-static const int8_t neighbour[NSVQ_N_PASSES][NSVQ_N_NEIGHBOURS][2] = {
-    {{-4, 0}, {0, -4}, {-4, -4}, {4, -4}}, {{-2, -2}, {2, 2}, {2, -2}, {-2, 2}},
-    {{-2, 0}, {2, 0}, {0, -2}, {0, 2}},    {{-1, -1}, {1, 1}, {1, -1}, {-1, 1}},
-    {{-1, 0}, {1, 0}, {0, -1}, {0, 1}},
-};
-
-static int pass_of(int x, int y)
-{
-    if (x % 4 == 0 && y % 4 == 0) return 0;
-    if (x % 4 == 2 && y % 4 == 2) return 1;
-    if (x % 2 == 0 && y % 2 == 0) return 2;
-    return x % 2 && y % 2 ? 3 : 4;
-}
-
-static layer make(store *s, int cin, int cout, nsvq_elem in, nsvq_elem out)
-{
-    return (layer){.kind = NSVQ_LAYER_POINTWISE, .k = 1, .rep = 1, .cin = cin, .cout = cout,
-                   .in_type = (uint8_t)in, .out_type = (uint8_t)out,
-                   .w = store_add(s, (size_t)cin * cout, 1), .b = store_add(s, (size_t)cout, 0)};
-}
+#include "vq.h"
 
 void vq_build(vq *q, store *s, int slices, int dim, int codes, int hidden)
 {
@@ -41,13 +14,13 @@ void vq_build(vq *q, store *s, int slices, int dim, int codes, int hidden)
               .hidden = hidden, .latent = slices * dim};
     q->context = NSVQ_N_NEIGHBOURS * q->latent + NSVQ_N_EXTRA;
     for (int p = 0; p < NSVQ_N_PASSES; p++) {
-        q->mean[p] = make(s, q->context, q->latent, NSVQ_S16, NSVQ_S16);
-        q->ctx[p] = make(s, q->context, hidden, NSVQ_S16, NSVQ_S16);
+        q->mean[p] = layer_plain(s, q->context, q->latent, NSVQ_S16, NSVQ_S16);
+        q->ctx[p] = layer_plain(s, q->context, hidden, NSVQ_S16, NSVQ_S16);
     }
     for (int i = 0; i < slices; i++) {
-        if (i) q->prev[i] = make(s, i * dim, hidden, NSVQ_S16, NSVQ_U8);
-        q->logit[i] = make(s, hidden, q->cells, NSVQ_U8, NSVQ_S16);
-        q->shiftm[i] = make(s, hidden, dim, NSVQ_U8, NSVQ_S16);
+        if (i) q->prev[i] = layer_plain(s, i * dim, hidden, NSVQ_S16, NSVQ_U8);
+        q->logit[i] = layer_plain(s, hidden, q->cells, NSVQ_U8, NSVQ_S16);
+        q->shiftm[i] = layer_plain(s, hidden, dim, NSVQ_U8, NSVQ_S16);
     }
     const size_t n = (size_t)slices * codes;
     q->code = calloc(n * dim, sizeof(float));
@@ -56,6 +29,7 @@ void vq_build(vq *q, store *s, int slices, int dim, int codes, int hidden)
     q->member_bits = calloc(n, sizeof(float));
     q->ema_n = calloc(n, sizeof(float));
     q->ema_sum = calloc(n * dim, sizeof(float));
+    q->spare = calloc((size_t)slices * q->cells * dim, sizeof(float));
 }
 
 void vq_refresh(vq *q)
@@ -88,14 +62,6 @@ void vq_member_table(vq *q)
 float vq_lambda(const vq *q, float quality)
 {
     return q->lambda50 * exp2f((50.f - quality) / 12.f);
-}
-
-static float *grow(float *old, size_t n)
-{
-    free(old);
-    float *p = aligned_alloc(64, (n * sizeof *p + 63) & ~(size_t)63);
-    if (!p) abort();
-    return p;
 }
 
 void vq_reserve(const vq *q, vq_patch *p, int n)
@@ -138,34 +104,21 @@ void vq_patch_free(vq_patch *p)
 
 void vq_order(vq_patch *p, int w, int h)
 {
-    p->n = 0;
-    for (int pass = 0; pass < NSVQ_N_PASSES; pass++) {
-        p->pass_at[pass] = p->n;
-        for (int y = 0; y < h; y++)
-            for (int x = 0; x < w; x++)
-                if (pass_of(x, y) == pass) p->pos[p->n++] = y * w + x;
-    }
-    p->pass_at[NSVQ_N_PASSES] = p->n;
+    order_positions(p->pos, p->pass_at, w, h);
+    p->n = w * h;
 }
 
 void vq_context(const vq *q, vq_patch *p, int i, int w, int h, const float *y_hat, float quality)
 {
-    const int x = p->pos[i] % w, y = p->pos[i] / w, L = q->latent;
+    const int L = q->latent;
     float *ctx = p->ctx + (size_t)i * q->context;
-    const float *at[NSVQ_N_NEIGHBOURS], *first = NULL;
-    int missing = 0;
+    int at[NSVQ_N_NEIGHBOURS], missing = 0;
+    const int first = order_neighbours(p->pos[i], w, h, at);
     for (int j = 0; j < NSVQ_N_NEIGHBOURS; j++) {
-        const int8_t *d = neighbour[pass_of(x, y)][j];
-        const int nx = x + d[0], ny = y + d[1];
-        const int in = nx >= 0 && nx < w && ny >= 0 && ny < h;
-        at[j] = in ? y_hat + ((size_t)ny * w + nx) * L : NULL;
-        if (in && !first) first = at[j];
-        missing += !in;
-    }
-    for (int j = 0; j < NSVQ_N_NEIGHBOURS; j++) {
-        const float *from = at[j] ? at[j] : first;
-        if (from) {
-            memcpy(ctx + (size_t)j * L, from, sizeof(float) * (size_t)L);
+        const int from = at[j] < 0 ? first : at[j];
+        missing += at[j] < 0;
+        if (from >= 0) {
+            memcpy(ctx + (size_t)j * L, y_hat + (size_t)from * L, sizeof(float) * (size_t)L);
         } else {
             memset(ctx + (size_t)j * L, 0, sizeof(float) * (size_t)L);
             for (int c = 0; c < 3; c++) ctx[j * L + q->seed_channel[c]] = p->seed[c];

@@ -6,8 +6,6 @@
 
 #include "layer.h"
 
-#define LATENT_ONE 128.f /* integer latent units in 1.0; pixels are (p - 128) / 64 */
-
 typedef struct vq {
     int    slices, dim, codes, cells, hidden;
     int    latent, context; /* channels: slices * dim; neighbours and side inputs */
@@ -20,6 +18,7 @@ typedef struct vq {
     float *norm;            /* [slice][code]: |code|^2 */
     float *member_bits;     /* [slice][code] */
     float *ema_n, *ema_sum; /* [slice][code], [slice][code][dim] */
+    float *spare;           /* [slice][cell][dim], vq_sums' while no training runs */
 } vq;
 
 /* Sums of one thread over a step. */

@@ -36,7 +36,8 @@ expect 2
 says '--data is missing' err
 for bad in '--frobnicate 1' '--steps' '--steps 1x' '--steps -1' '--minutes nan' '--batch 0' '--batch two' \
            '--patch 100' '--patch 1024' '--lr 0' '--lambda -1' '--qat 1.5' '--threads -1' '--family vae' \
-           '--preset huge' '--part-mib 0'; do
+           '--preset huge' '--family hyper --preset small' '--quality-range 50' '--quality-range 0-90' \
+           '--quality-range 60-50' '--part-mib 0'; do
     expect 2 --data scenes $bad
 done
 expect 2 pack --data scenes

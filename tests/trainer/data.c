@@ -178,8 +178,8 @@ static void one_file_in_16_is_held_out(void **state)
     uint8_t rgb[64 * 64 * 3];
     const char *any;
     int w, h;
-    assert_int_equal(dataset_held_out(&less, left - 1, 64, rgb, &w, &h, &any), 1);
-    assert_int_equal(dataset_held_out(&less, left, 64, rgb, &w, &h, &any), 0);
+    assert_int_equal(dataset_held_out(&less, left - 1, &(cut){64, 16, 0}, rgb, &w, &h, &any), 1);
+    assert_int_equal(dataset_held_out(&less, left, &(cut){64, 16, 0}, rgb, &w, &h, &any), 0);
     dataset_free(&less);
 }
 
@@ -385,7 +385,7 @@ static void patches_are_turned_pictures(void **state)
     bool edge[4] = {false};
     coordinates(&d);
     for (int i = 0; i < N; i++) {
-        dataset_patch(&d, &rng, 96, rgb, &w, &h);
+        dataset_patch(&d, &rng, &(cut){96, 16, 0}, rgb, &w, &h);
         assert_true(w == 96 && h == 96);
         const int o = orientation(rgb, w, h);
         if (o < 0) continue;
@@ -419,16 +419,16 @@ static void patches_of_small_pictures(void **state)
     d.class_weight[1] = 1;
     d.pic[2].h = 100;
     for (int i = 0; i < 50; i++) {
-        dataset_patch(&d, &rng, 256, rgb, &w, &h);
+        dataset_patch(&d, &rng, &(cut){256, 16, 0}, rgb, &w, &h);
         assert_true((w == 112 && h == 96) || (w == 96 && h == 112));
     }
     /* The middle of the held-out one, as it is. */
-    assert_int_equal(dataset_held_out(&d, 0, 64, rgb, &w, &h, &name), 1);
+    assert_int_equal(dataset_held_out(&d, 0, &(cut){64, 16, 0}, rgb, &w, &h, &name), 1);
     assert_true(w == 64 && h == 64);
     assert_string_equal(name, "0");
     assert_int_equal(orientation(rgb, w, h), 0);
     assert_true(rgb[0] == 88 && rgb[1] == 88 && rgb[2] == 251);
-    assert_int_equal(dataset_held_out(&d, 1, 64, rgb, &w, &h, &name), 0);
+    assert_int_equal(dataset_held_out(&d, 1, &(cut){64, 16, 0}, rgb, &w, &h, &name), 0);
     dataset_free(&d);
     free(rgb);
 }

@@ -395,7 +395,8 @@ static void check_prior_layer(prior_run *r, const char *name, int number, const 
 static void prior_gradients(void **state)
 {
     enum { W = 7, H = 6 };
-    static const preset six = {"six", 16, 1, 16, 1, 16, 1, 16, 1, 16, 1, 6, 8, 192, 16};
+    static const preset six = {"six", NSVQ_FAMILY_VQ, 16, 48, 16, 1, 16, 1, 16, 1, 16, 1, 16, 1,
+                               6, 8, 192, 16, 0, 0, 0};
     const float quality = 35.f, weight = 0.7f;
     model m;
     vq_patch p = {0};

@@ -41,7 +41,7 @@ typedef struct moments { int n; double *sum, pixels; } moments;
 
 static void add_patch(moments *s, const model *m, const workspace *ws)
 {
-    const tensor *x = &ws->r[m->pixels16], *y = &ws->r[m->ana.l[m->ana_linear].dst];
+    const tensor *x = &ws->r[m->squares], *y = &ws->r[m->ana.l[m->ana_linear].dst];
     const int L = m->q.latent;
     for (int i = 0; i < x->h * x->w * 768; i++) s->pixels += (double)x->v[i] * x->v[i];
     for (int i = 0; i < y->h * y->w; i++, s->n++)
@@ -61,9 +61,9 @@ static void components_are_principal(void **state)
     forward *f = forward_new();
     assert_non_null(rgb);
     for (int i = 0, w, h; i < 100; i++) {
-        dataset_patch(&pictures, &rng, 128, rgb, &w, &h);
+        dataset_patch(&pictures, &rng, &(cut){128, 16, 0}, rgb, &w, &h);
         forward_run(f, m, rgb, w, h, 50);
-        add_patch(&s, m, forward_analysis(f));
+        add_patch(&s, m, forward_net(f, NET_ANALYSIS));
     }
     double kept = 0, last = 1e30;
     for (int i = 0; i < L; i++) {
@@ -153,7 +153,7 @@ static void prior_starts_from_the_data(void **state)
     forward *f = forward_new();
     assert_true(all.r && rgb);
     for (int i = 0, w, h; i < N_PATCHES; i++) {
-        dataset_patch(&pictures, &rng, 128, rgb, &w, &h);
+        dataset_patch(&pictures, &rng, &(cut){128, 16, 0}, rgb, &w, &h);
         forward_run(f, m, rgb, w, h, 100); /* fine codes: contexts near the latents */
         add_residuals(&all, m, forward_patch(f));
     }
@@ -370,9 +370,9 @@ static void checkpoints_keep_everything(void **state)
     fseek(f, 0, SEEK_END);
     const long size = ftell(f);
     fclose(f);
-    const long cut[] = {size - 1, size / 2, 100, 8, 0};
+    const long shorter[] = {size - 1, size / 2, 100, 8, 0};
     for (int i = 0; i < 5; i++) {
-        assert_int_equal(truncate("learn.ckpt", cut[i]), 0);
+        assert_int_equal(truncate("learn.ckpt", shorter[i]), 0);
         assert_int_equal(load(&again), -1);
     }
     remove("learn.ckpt");

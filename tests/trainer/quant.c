@@ -330,9 +330,9 @@ static void networks_come_near(void **state)
     forward *f = forward_new();
     qat_init(&q, m, &m->f);
     qat_refresh(&q, m);
-    assert_true(dataset_held_out(&pictures, 0, 192, rgb, &w, &h, &name));
+    assert_true(dataset_held_out(&pictures, 0, &(cut){192, 16, 0}, rgb, &w, &h, &name));
     forward_run(f, m, rgb, w, h, 50);
-    const workspace *want[2] = {forward_analysis(f), forward_synthesis(f)};
+    const workspace *want[2] = {forward_net(f, NET_ANALYSIS), forward_net(f, NET_SYNTHESIS)};
     for (int i = 0; i < 2; i++) {
         const network *n = i ? &m->syn : &m->ana;
         workspace_shape(&ws[i], n, want[i]->r[0].h, want[i]->r[0].w);
@@ -448,7 +448,8 @@ static void master_weights_come_back(void **state)
 static void wrong_master_weights_are_errors(void **state)
 {
     static const struct { size_t at; uint8_t v; } wrong[] = {
-        {0, 'X'}, {8 + 16 + 4 + 1, 1}, {8 + 16, 0xF0}, {8 + 16 + 3, 0x80}, {8 + 16 + 40, 9},
+        {0, 'X'}, {8 + 28 + 4 + 1, 1}, {8 + 28, 0xF0}, {8 + 28 + 3, 0x80}, {8 + 28 + 40, 9},
+        {8 + 16, 2}, {8 + 20, 8},
         {8 + sizeof(preset) + 1, 0x7F}, {8 + sizeof(preset) + 3, 0x80}};
     nsvq_model_desc desc;
     const char *why = NULL;

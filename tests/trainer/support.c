@@ -11,7 +11,8 @@
 #include "reference.h"
 #include "support.h"
 
-const preset tiny_preset = {"tiny", 16, 1, 32, 1, 32, 2, 32, 1, 16, 2, 4, 8, 128, 32};
+const preset tiny_preset = {"tiny", NSVQ_FAMILY_VQ, 16, 32, 16, 1, 32, 1, 32, 2, 32, 1, 16, 2,
+                            4, 8, 128, 32, 0, 0, 0};
 
 /* Waves, rectangles, some noise. */
 static uint8_t *draw(int w, int h, uint64_t rng)

@@ -99,7 +99,7 @@ static void check_engine_context(const vq *q, const vq_patch *p, int i, int w, i
 {
     const int x = p->pos[i] % w, y = p->pos[i] / w;
     const prior_block b = {.bw = w, .bh = h, .n_latent = q->latent, .quality = quality,
-                           .latents = latents, .seed = seed};
+                           .pitch = q->latent, .latents = latents, .seed = seed};
     int16_t ctx[4 * 64 + NSVQ_N_EXTRA];
     assert_true(q->context <= 4 * 64 + NSVQ_N_EXTRA);
     prior_context(ctx, &b, table_pass(x, y), (prior_position){(uint8_t)x, (uint8_t)y});
@@ -172,7 +172,7 @@ typedef struct reading { int16_t mean[128], hid[256], words[8 * 64]; } reading;
 static void read_context(const block *b, int at, int pass, reading *r)
 {
     const prior_block pb = {.bw = b->w, .bh = b->h, .n_latent = b->d->n_slices * b->d->dim,
-                            .quality = b->quality, .latents = b->y_hat, .seed = b->seed};
+                            .quality = b->quality, .pitch = b->d->latent, .latents = b->y_hat, .seed = b->seed};
     int16_t ctx[4 * 128 + NSVQ_N_EXTRA];
     prior_context(ctx, &pb, pass, (prior_position){(uint8_t)(at % b->w), (uint8_t)(at / b->w)});
     b->k.pointwise(r->mean, ctx, NULL, &b->prior.mean[pass], 1);
@@ -349,8 +349,8 @@ static void compare_block(block *b, const nsvq_engine *e, nsvq_scratch *sc, cons
     size_t used = 0;
     vq_patch p = {0};
     assert_true(bytes && decoded && fy && fy_hat);
-    assert_int_equal(nsvq_block_encode(e, sc, y, b->w, b->h, b->quality, bytes, cap, &used, b->y_hat), 0);
-    assert_int_equal(nsvq_block_decode(e, sc, bytes, used, b->w, b->h, b->quality, decoded, NULL), 0);
+    assert_int_equal(nsvq_block_encode(e, sc, y, b->w, b->h, 16 * b->quality, bytes, cap, &used, b->y_hat), 0);
+    assert_int_equal(nsvq_block_decode(e, sc, bytes, used, b->w, b->h, 16 * b->quality, decoded, NULL), 0);
     assert_memory_equal(decoded, b->y_hat, n * L * sizeof *decoded);
     read_block(b, bytes, used);
     assert_memory_equal(decoded, b->y_hat, n * L * sizeof *decoded);
@@ -392,7 +392,7 @@ static void compare_choices(const nsvq_model_desc *d, const model *m, const char
     for (int q = 0; q < 3; q++) {
         tally t = {0};
         b.quality = quality[q];
-        for (int i = 0; dataset_held_out(&pictures, i, SIZE, rgb, &w, &h, &name); i++) {
+        for (int i = 0; dataset_held_out(&pictures, i, &(cut){SIZE, 16, 0}, rgb, &w, &h, &name); i++) {
             const nsvq_rect all = {0, 0, w / 16, h / 16};
             assert_int_equal(nsvq_engine_analyse(e, sc, rgb, (ptrdiff_t)w * 3, all.w, all.h, all, y), 0);
             for (int c = 0; c < 3; c++) /* a seed that needs no rounding */

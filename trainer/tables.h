@@ -1,0 +1,33 @@
+/* tables.h - the symbol tables of the hyper family's 64 classes of scales (FORMAT.md, "Residuals"). */
+#ifndef NSVQ_TRAINER_TABLES_H
+#define NSVQ_TRAINER_TABLES_H
+
+#include <stdint.h>
+
+#include "model/desc.h"
+
+typedef struct class_tables {
+    uint8_t  first_class;
+    uint8_t  shift[NSVQ_N_CLASSES], half[NSVQ_N_CLASSES];
+    uint16_t freq[NSVQ_N_CLASSES * NSVQ_CLASS_SYMBOLS];
+    uint16_t bits[NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS]; /* of freq, unit 1/256 */
+} class_tables;
+
+#define TABLES_REACH 2047 /* residuals beyond are counted there */
+
+/* What was seen of each class: residuals, and by how many squared steps they lowered the error. */
+typedef struct class_counts {
+    double n[NSVQ_N_CLASSES][2 * TABLES_REACH + 1];
+    double gain[NSVQ_N_CLASSES];
+} class_counts;
+
+/* Tables for the counts, with the logistic density of each class for what was seldom seen. counts NULL:
+ * that alone, and every class coded. */
+void tables_make(class_tables *t, const class_counts *counts);
+/* Bits of residual r, unit 1/256. */
+int  tables_bits(const class_tables *t, int cls, int r);
+/* The encoder's choice for d / step, both in one unit: the nearest or the next towards 0 by squared
+ * error + lambda * bits; lambda in 1/1024 squared steps. */
+int  tables_choose(const class_tables *t, int cls, int d, int step, int lambda);
+
+#endif

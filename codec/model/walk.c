@@ -1,5 +1,5 @@
 /* walk.c - model files: load, store and id through one walk, so that they cannot disagree.
- * FORMAT.md section 6. A file is a header and parts; a part is length-prefixed, checksummed, and
+ * FORMAT.md section 7. A file is a header and parts; a part is length-prefixed, checksummed, and
  * deflated where that helps.
  * May include: desc.h, io.h, sha256.h, zlib. */
 #include <stdlib.h>

@@ -112,7 +112,7 @@ static size_t get_le(const uint8_t *p, int n)
     return v;
 }
 
-/* A copy without deflate, so that a mutation changes one number (FORMAT.md 6.1). */
+/* A copy without deflate, so that a mutation changes one number (FORMAT.md 7.1). */
 static uint8_t *inflated(const uint8_t *in, size_t size, size_t *out_size)
 {
     enum { HEADER = 20, PART = 20 };

@@ -16,6 +16,7 @@
 #define BLOCK           (NSVQ_STRIDE * NSVQ_BLOCK_LATENT) /* pixels per side */
 #define MAX_DIMENSION   0x7fffffffu
 #define MAX_BANDS       16384u
+#define MAX_GROUP       64u /* bands of an exact group */
 #define MAX_THREADS     256
 #define MAX_SECTIONS    64u
 #define MAX_SECTION_RAW (UINT64_C(1) << 28)
@@ -32,10 +33,12 @@
 
 typedef struct group {
     uint8_t coding;     /* nsvq_coding or CODING_MASK */
-    uint8_t has_nodata; /* equal in all bands of a group */
-    uint8_t nodata;
-    uint8_t n_bands;    /* 3, 1, or 0 for the mask */
+    uint8_t type;       /* nsvq_type of its planes; 0 for the mask */
+    bool complex;       /* two planes a band: real parts, imaginary parts */
+    bool has_nodata;    /* equal in all bands of a group */
+    uint64_t nodata;    /* bits of a sample */
     uint32_t first_band;
+    uint32_t n_bands;   /* 3, 1, up to MAX_GROUP, or 0 for the mask */
 } group;
 
 typedef enum section_kind { SECTION_META = 1, SECTION_MODEL = 2 } section_kind;
@@ -141,6 +144,15 @@ static inline bool is_lossy(const group *g)
 {
     return g->coding == NSVQ_CODING_VQ3 || g->coding == NSVQ_CODING_VQ1;
 }
+static inline uint32_t group_planes(const group *g)
+{
+    return g->complex ? 2 * g->n_bands : g->n_bands;
+}
+/* Bytes of a plane's sample. */
+static inline size_t group_bytes(const group *g)
+{
+    return nsvq_type_bytes((nsvq_type)g->type);
+}
 /* May a block of the group be left out of the file? */
 static inline bool may_be_empty(const group *g)
 {
@@ -203,8 +215,18 @@ void mask_encode(wr *w, const uint8_t *bits, uint32_t n_bands, uint32_t width, u
 /* 0, -1 corrupt, -2 without memory. */
 int mask_decode(uint8_t *bits, uint32_t n_bands, uint32_t width, uint32_t height,
                 const uint8_t *in, size_t size);
-void exact_encode(wr *w, const uint8_t *px, ptrdiff_t stride, uint32_t width, uint32_t height);
-int exact_decode(uint8_t *px, uint32_t width, uint32_t height, const uint8_t *in, size_t size);
+
+/* What is coded exactly: planes [n_bands][height][width], dense. */
+typedef struct lossless_shape {
+    nsvq_type type;
+    uint32_t n_bands, width, height;
+} lossless_shape;
+
+/* nodata: one sample or NULL, which helps but changes nothing. Appends to w. */
+int lossless_encode(wr *w, const void *planes, const lossless_shape *s, const void *nodata, int effort);
+/* 0, -1 corrupt, -2 without memory. */
+int lossless_decode(void *planes, const lossless_shape *s, const uint8_t *in, size_t size);
+
 /* Replaces samples equal to nodata by a smooth continuation of the others, per channel.
  * px: interleaved, 3 channels, w x h. Returns -1 without memory. */
 int fill_nodata(uint8_t *px, ptrdiff_t stride, int w, int h, uint8_t nodata);
@@ -224,7 +246,7 @@ struct entry {
     uint32_t size;           /* 0: not stored, everything is masked */
     int16_t *latents;        /* lossy: [bh][bw][L]; NULL: zero vectors */
     uint8_t *quiet;          /* [bh][bw], behind the latents */
-    uint8_t *pixels;         /* exact: [h][w]; NULL: all nodata */
+    uint8_t *pixels;         /* exact: [planes][h][w] samples; NULL: all nodata */
     uint8_t *mask;           /* mask layer as stored; NULL: nothing is masked, or size is 0 */
     size_t mask_bytes;
     bool mask_damaged;       /* fails only who needs the mask: mask is NULL then */

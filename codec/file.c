@@ -193,7 +193,6 @@ void nsvq_get_info(const nsvq_file *f, nsvq_info *info)
                        .width = h->width,
                        .height = h->height,
                        .n_bands = h->n_bands,
-                       .bits = 8,
                        .block_size = BLOCK,
                        .n_levels = h->n_levels,
                        .quality = h->quality,
@@ -218,13 +217,19 @@ nsvq_status nsvq_meta_get(const nsvq_file *f, size_t i, nsvq_meta *out)
     return NSVQ_OK;
 }
 
-nsvq_status nsvq_group_get(const nsvq_file *f, uint32_t g, nsvq_coding *coding,
-                           uint32_t *first_band, uint32_t *n_bands)
+nsvq_status nsvq_group_get(const nsvq_file *f, uint32_t g, nsvq_group *out)
 {
     if (g >= f->h.n_groups - f->h.has_mask) return NSVQ_E_ARG;
-    *coding = (nsvq_coding)f->h.groups[g].coding;
-    *first_band = f->h.groups[g].first_band;
-    *n_bands = f->h.groups[g].n_bands;
+    const group *from = &f->h.groups[g];
+    nsvq_group known = {.struct_size = out->struct_size,
+                        .coding = (nsvq_coding)from->coding,
+                        .type = (nsvq_type)(from->type + (from->complex ? NSVQ_TYPE_COMPLEX : 0)),
+                        .first_band = from->first_band,
+                        .n_bands = from->n_bands,
+                        .has_nodata = from->has_nodata,
+                        .nodata = from->nodata};
+
+    memcpy(out, &known, out->struct_size < sizeof known ? out->struct_size : sizeof known);
     return NSVQ_OK;
 }
 

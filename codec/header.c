@@ -5,8 +5,9 @@
 static const uint8_t signature[SIGNATURE_BYTES] = {0x8e, 'N', 'S', 'V', 'Q', '\r', '\n', 0x1a};
 static const uint8_t end_mark[4] = {'Q', 'V', 'S', 'N'};
 
-enum { BITS = 8, LOG2_BLOCK = 9, N_LEVELS = 1 };
+enum { LOG2_BLOCK = 9, N_LEVELS = 1 };
 enum { GROUP_CODING = 0x0f, GROUP_NODATA = 0x10 };
+enum { TYPE_BASE = 0x0f, TYPE_COMPLEX = 0x10 };
 enum { SECTION_KIND = 0x3f, SECTION_BEHIND = 0x40, SECTION_MANDATORY = 0x80 };
 
 int nsvq_identify(const void *bytes, size_t size)
@@ -62,6 +63,51 @@ nsvq_status header_seal_check(const uint8_t *bytes, uint32_t header_bytes, const
     return NSVQ_OK;
 }
 
+static bool is_type(unsigned base, bool is_complex)
+{
+    if (!is_complex) return base >= NSVQ_TYPE_U8 && base <= NSVQ_TYPE_F64;
+    return base == NSVQ_TYPE_S16 || base == NSVQ_TYPE_S32 || base == NSVQ_TYPE_F32 || base == NSVQ_TYPE_F64;
+}
+
+size_t nsvq_type_bytes(nsvq_type type)
+{
+    static const uint8_t bytes[] = {0, 1, 1, 2, 2, 4, 4, 8, 8, 4, 8};
+    unsigned base = (unsigned)type & ~(unsigned)NSVQ_TYPE_COMPLEX;
+    bool is_complex = base != (unsigned)type;
+
+    return is_type(base, is_complex) ? (size_t)bytes[base] << is_complex : 0;
+}
+
+/* What stands behind a run's first byte, but for its count. */
+static nsvq_status parse_group(rd *r, group *g, uint64_t at, nsvq_error *err)
+{
+    uint8_t type;
+
+    switch (g->coding) {
+    case NSVQ_CODING_VQ3:
+    case NSVQ_CODING_VQ1:
+        g->n_bands = g->coding == NSVQ_CODING_VQ3 ? 3 : 1;
+        g->type = NSVQ_TYPE_U8;
+        break;
+    case NSVQ_CODING_EXACT:
+        type = rd_u8(r);
+        g->type = type & TYPE_BASE;
+        g->complex = !!(type & TYPE_COMPLEX);
+        g->n_bands = (uint32_t)rd_varint(r, MAX_GROUP);
+        if (!r->bad && ((type & ~(TYPE_BASE | TYPE_COMPLEX)) || !is_type(g->type, g->complex)))
+            return fail(err, NSVQ_E_UNSUPPORTED, at, "band group with unknown sample type %u", type);
+        r->bad |= !g->n_bands || (g->complex && g->has_nodata);
+        break;
+    case CODING_MASK:
+        r->bad |= g->has_nodata;
+        break;
+    default: // a number from the file, not an enumerator
+        return fail(err, NSVQ_E_UNSUPPORTED, at, "band group with unknown coding %u", g->coding);
+    }
+    if (!r->bad && g->has_nodata) g->nodata = rd_le(r, (int)group_bytes(g));
+    return NSVQ_OK;
+}
+
 static nsvq_status parse_run(rd *r, group *g, uint32_t *count, const uint8_t *origin,
                              nsvq_error *err)
 {
@@ -69,25 +115,12 @@ static nsvq_status parse_run(rd *r, group *g, uint32_t *count, const uint8_t *or
     uint8_t b = rd_u8(r);
 
     *g = (group){.coding = b & GROUP_CODING, .has_nodata = !!(b & GROUP_NODATA)};
-    if (g->has_nodata) g->nodata = rd_u8(r);
+    r->bad |= !!(b & ~(GROUP_CODING | GROUP_NODATA));
+    nsvq_status st = r->bad ? NSVQ_OK : parse_group(r, g, at, err);
+    if (st != NSVQ_OK) return st;
     *count = (uint32_t)rd_varint(r, MAX_BANDS);
-    if (r->bad || !*count || (b & ~(GROUP_CODING | GROUP_NODATA)))
+    if (r->bad || !*count || (g->coding == CODING_MASK && *count > 1))
         return fail(err, NSVQ_E_CORRUPT, at, "header: bad band group");
-    switch (g->coding) {
-    case NSVQ_CODING_VQ3:
-        g->n_bands = 3;
-        break;
-    case NSVQ_CODING_VQ1:
-    case NSVQ_CODING_EXACT:
-        g->n_bands = 1;
-        break;
-    case CODING_MASK:
-        if (*count > 1 || g->has_nodata)
-            return fail(err, NSVQ_E_CORRUPT, at, "header: bad mask group");
-        break;
-    default: // a number from the file, not an enumerator
-        return fail(err, NSVQ_E_UNSUPPORTED, at, "band group with unknown coding %u", g->coding);
-    }
     return NSVQ_OK;
 }
 
@@ -199,13 +232,13 @@ static nsvq_status parse_picture(header *h, rd *r, nsvq_error *err)
 {
     h->width = (uint32_t)rd_varint(r, MAX_DIMENSION);
     h->height = (uint32_t)rd_varint(r, MAX_DIMENSION);
-    uint8_t bits = rd_u8(r), log2_block = rd_u8(r);
+    uint8_t log2_block = rd_u8(r);
     h->n_levels = rd_u8(r);
     if (r->bad || !h->width || !h->height)
         return fail(err, NSVQ_E_CORRUPT, PREFIX_BYTES, "header: bad size");
-    if (bits != BITS || log2_block != LOG2_BLOCK || h->n_levels != N_LEVELS)
-        return fail(err, NSVQ_E_UNSUPPORTED, PREFIX_BYTES,
-                    "%u bits per sample, blocks of 2^%u, %u levels", bits, log2_block, h->n_levels);
+    if (log2_block != LOG2_BLOCK || h->n_levels != N_LEVELS)
+        return fail(err, NSVQ_E_UNSUPPORTED, PREFIX_BYTES, "blocks of 2^%u, %u levels", log2_block,
+                    h->n_levels);
     return NSVQ_OK;
 }
 
@@ -254,12 +287,17 @@ static void store_groups(const header *h, wr *w)
         const group *g = &h->groups[i];
         for (n = 1; i + n < h->n_groups; n++) {
             const group *next = g + n;
-            if (next->coding != g->coding || next->has_nodata != g->has_nodata ||
+            if (next->coding != g->coding || next->type != g->type || next->complex != g->complex ||
+                next->n_bands != g->n_bands || next->has_nodata != g->has_nodata ||
                 next->nodata != g->nodata)
                 break;
         }
         wr_le(&runs, g->coding | (g->has_nodata ? GROUP_NODATA : 0u), 1);
-        if (g->has_nodata) wr_le(&runs, g->nodata, 1);
+        if (g->coding == NSVQ_CODING_EXACT) {
+            wr_le(&runs, g->type | (g->complex ? TYPE_COMPLEX : 0u), 1);
+            wr_varint(&runs, g->n_bands);
+        }
+        if (g->has_nodata) wr_le(&runs, g->nodata, (int)group_bytes(g));
         wr_varint(&runs, n);
     }
     wr_varint(w, n_runs);
@@ -275,7 +313,6 @@ nsvq_status header_store(header *h, wr *w, nsvq_error *err)
     wr_le(w, 0, 2); // patched below
     wr_varint(w, h->width);
     wr_varint(w, h->height);
-    wr_le(w, BITS, 1);
     wr_le(w, LOG2_BLOCK, 1);
     wr_le(w, N_LEVELS, 1);
     store_groups(h, w);

@@ -390,7 +390,7 @@ static void make_grey(tile *t)
 static void put_nodata(const tile *t, const group *g, box block, box in, const uint8_t *bits)
 {
     size_t stride = mask_stride(block.x1 - block.x0), plane = stride * (block.y1 - block.y0);
-    uint8_t other = g->nodata == 255 ? 254 : g->nodata + 1;
+    uint8_t nodata = (uint8_t)g->nodata, other = nodata == 255 ? 254 : nodata + 1;
 
     for (int c = 0; c < t->n_channels; c++)
         for (uint32_t y = in.y0; y < in.y1; y++) {
@@ -398,8 +398,8 @@ static void put_nodata(const tile *t, const group *g, box block, box in, const u
             const uint8_t *row = bits ? bits + (size_t)c * plane + (y - block.y0) * stride : NULL;
             for (uint32_t x = in.x0 - block.x0; x < in.x1 - block.x0; x++, p += t->n_channels) {
                 if (row && mask_get(row, x))
-                    *p = g->nodata;
-                else if (*p == g->nodata)
+                    *p = nodata;
+                else if (*p == nodata)
                     *p = other;
             }
         }
@@ -455,7 +455,7 @@ static nsvq_status put_lossy(tile *t, const entry *e, box block, box in, nsvq_er
 
     if (!g->has_nodata) return NSVQ_OK;
     if (!e || !e->size) {
-        put_all(t, in, g->nodata);
+        put_all(t, in, (uint8_t)g->nodata);
         return NSVQ_OK;
     }
     nsvq_status st = load_mask(t, e, block, g->n_bands, &bits, err);
@@ -463,17 +463,62 @@ static nsvq_status put_lossy(tile *t, const entry *e, box block, box in, nsvq_er
     return st;
 }
 
+static uint32_t requested(const nsvq_window *w, uint32_t i)
+{
+    return w->bands ? w->bands[i] : i;
+}
+
+/* Where the caller wants band i of the request at (x, y). */
+static uint8_t *wanted_at(const nsvq_window *w, uint32_t i, uint32_t x, uint32_t y)
+{
+    return (uint8_t *)w->pixels + (ptrdiff_t)i * w->band_stride + (ptrdiff_t)(y - w->y) * w->row_stride +
+           (ptrdiff_t)(x - w->x) * w->pixel_stride;
+}
+
+/* n samples, `step` bytes apart, to where they are `to_step` apart. */
+static void copy_samples(uint8_t *to, ptrdiff_t to_step, const uint8_t *from, ptrdiff_t step, uint32_t n,
+                         size_t bytes)
+{
+    if (to_step == (ptrdiff_t)bytes && step == (ptrdiff_t)bytes) {
+        memcpy(to, from, n * bytes);
+        return;
+    }
+    switch (bytes) {
+    case 1:
+        for (; n > 0; n--, to += to_step, from += step) *to = *from;
+        break;
+    case 2:
+        for (; n > 0; n--, to += to_step, from += step) memcpy(to, from, 2);
+        break;
+    case 4:
+        for (; n > 0; n--, to += to_step, from += step) memcpy(to, from, 4);
+        break;
+    case 8:
+        for (; n > 0; n--, to += to_step, from += step) memcpy(to, from, 8);
+        break;
+    }
+}
+
+/* Samples of an exact block go straight to the caller's pixels. */
 static nsvq_status put_exact(tile *t, const entry *e, box block, box in, nsvq_error *err)
 {
-    size_t width = block.x1 - block.x0;
+    const nsvq_window *w = t->j->w;
+    const group *g = &t->j->d->f->h.groups[t->g];
+    size_t bytes = group_bytes(g), row = (block.x1 - block.x0) * bytes, plane = row * (block.y1 - block.y0);
 
-    if (!e->pixels) {
-        put_all(t, in, t->j->d->f->h.groups[t->g].nodata);
-        return NSVQ_OK;
+    for (uint32_t i = 0; i < w->n_bands; i++) {
+        size_t band = requested(w, i) - g->first_band;
+        if (band >= g->n_bands) continue;
+        for (size_t part = 0; part <= g->complex; part++) {
+            size_t p = (band << g->complex) + part;
+            for (uint32_t y = in.y0; y < in.y1; y++) {
+                const uint8_t *from = (const uint8_t *)&g->nodata; // its low bytes come first
+                if (e->pixels) from = e->pixels + p * plane + (y - block.y0) * row + (in.x0 - block.x0) * bytes;
+                copy_samples(wanted_at(w, i, in.x0, y) + part * bytes, w->pixel_stride, from,
+                             e->pixels ? (ptrdiff_t)bytes : 0, in.x1 - in.x0, bytes);
+            }
+        }
     }
-    for (uint32_t y = in.y0; y < in.y1; y++)
-        memcpy(sample(t, in.x0, y), e->pixels + (y - block.y0) * width + (in.x0 - block.x0),
-               in.x1 - in.x0);
     return NSVQ_OK;
 }
 
@@ -505,9 +550,9 @@ static nsvq_status plain_room(tile *t, nsvq_error *err)
 static nsvq_status plain_tile(tile *t, nsvq_error *err)
 {
     nsvq_file *f = t->j->d->f;
-    const group *g = &f->h.groups[t->g];
+    bool is_mask = f->h.groups[t->g].coding == CODING_MASK;
     blocks b;
-    nsvq_status st = plain_room(t, err);
+    nsvq_status st = is_mask ? plain_room(t, err) : NSVQ_OK;
 
     if (st == NSVQ_OK) st = blocks_room(&b, t->s, cells_of(t->at, BLOCK), err);
     if (st != NSVQ_OK) return st;
@@ -515,7 +560,7 @@ static nsvq_status plain_tile(tile *t, nsvq_error *err)
     for (cell c = {.g = t->g, .by = b.at.y0}; c.by < b.at.y1; c.by++)
         for (c.bx = b.at.x0; c.bx < b.at.x1; c.bx++) b.number[i++] = index_entry(&f->h, c);
     if ((st = blocks_get(&b, f, t->s, b.n, err)) != NSVQ_OK) return st;
-    st = each_block(t, &b, g->coding == CODING_MASK ? put_mask : put_exact, err);
+    st = each_block(t, &b, is_mask ? put_mask : put_exact, err);
     blocks_release(&b, f);
     return st;
 }
@@ -535,7 +580,7 @@ static nsvq_status lossy_tile(tile *t, nsvq_error *err)
     if ((st = find_needed(t, &b, halo, &n, err)) != NSVQ_OK) return st;
     if (!n) {
         if ((st = plain_room(t, err)) != NSVQ_OK) return st;
-        put_all(t, t->at, g->nodata);
+        put_all(t, t->at, (uint8_t)g->nodata);
         return NSVQ_OK;
     }
     if ((st = blocks_get(&b, f, t->s, n, err)) != NSVQ_OK) return st;
@@ -553,25 +598,10 @@ static nsvq_status lossy_tile(tile *t, nsvq_error *err)
 static void put_band(const tile *t, uint32_t i, int channel)
 {
     const nsvq_window *w = t->j->w;
-    ptrdiff_t step = w->pixel_stride;
-    uint32_t n = t->at.x1 - t->at.x0;
 
-    for (uint32_t y = t->at.y0; y < t->at.y1; y++) {
-        const uint8_t *from = sample(t, t->at.x0, y) + channel;
-        uint8_t *to = w->pixels + (ptrdiff_t)i * w->band_stride +
-                      (ptrdiff_t)(y - w->y) * w->row_stride + (ptrdiff_t)(t->at.x0 - w->x) * step;
-        if (t->n_channels == 1 && step == 1)
-            memcpy(to, from, n);
-        else if (t->n_channels == 3 && step == 3)
-            for (uint32_t x = 0; x < 3 * n; x += 3) to[x] = from[x];
-        else
-            for (uint32_t x = 0; x < n; x++, from += t->n_channels, to += step) *to = *from;
-    }
-}
-
-static uint32_t requested(const nsvq_window *w, uint32_t i)
-{
-    return w->bands ? w->bands[i] : i;
+    for (uint32_t y = t->at.y0; y < t->at.y1; y++)
+        copy_samples(wanted_at(w, i, t->at.x0, y), w->pixel_stride, sample(t, t->at.x0, y) + channel,
+                     t->n_channels, t->at.x1 - t->at.x0, 1);
 }
 
 static void put_samples(const tile *t)
@@ -582,7 +612,7 @@ static void put_samples(const tile *t)
         put_band(t, 0, 0);
         return;
     }
-    for (uint32_t i = 0; i < t->j->w->n_bands; i++) {
+    for (uint32_t i = 0; is_lossy(g) && i < t->j->w->n_bands; i++) {
         uint32_t channel = requested(t->j->w, i) - g->first_band;
         if (channel < g->n_bands) put_band(t, i, t->n_channels == 1 ? 0 : (int)channel);
     }
@@ -702,6 +732,6 @@ nsvq_status nsvq_read_mask(nsvq_decoder *d, const nsvq_window *window, nsvq_erro
     if (d->f->h.has_mask) return run_job(&j, err);
     for (uint32_t y = 0; y < w.h; y++)
         for (uint32_t x = 0; x < w.w; x++)
-            w.pixels[(ptrdiff_t)y * w.row_stride + (ptrdiff_t)x * w.pixel_stride] = 255;
+            ((uint8_t *)w.pixels)[(ptrdiff_t)y * w.row_stride + (ptrdiff_t)x * w.pixel_stride] = 255;
     return NSVQ_OK;
 }

@@ -29,4 +29,18 @@
 #define NSVQ_CSL char **
 #endif
 
+// 3.7 has a type for signed bytes; before, they are Byte with an item in IMAGE_STRUCTURE.
+#if GDAL_VERSION_NUM >= GDAL_COMPUTE_VERSION(3, 7, 0)
+#define NSVQ_HAVE_INT8 1
+#else
+#define NSVQ_HAVE_INT8 0
+#endif
+
+// 3.11 has half floats, which the driver widens.
+#if GDAL_VERSION_NUM >= GDAL_COMPUTE_VERSION(3, 11, 0)
+#define NSVQ_HAVE_FLOAT16 1
+#else
+#define NSVQ_HAVE_FLOAT16 0
+#endif
+
 #endif

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 #include <deque>
+#include <limits>
 
 namespace
 {
@@ -17,7 +18,8 @@ struct CreateOptions {
     int nQuality = 50;
     int nThreads = 1;
     int nEmbed = 0; // as in nsvq_encode_options
-    bool bLossless = false;
+    bool bLossless = false; // asked for
+    bool bLossy = false;    // asked for
     NSVQModelPtr psModel{}; // NULL: the library's default
 };
 
@@ -39,6 +41,11 @@ class MetaRecords
         for (size_t i = 0; i < nCount; i++) CPL_LSBPTR64(&osPayload[i * sizeof(double)]);
         Add(eTag, nBand, std::move(osPayload));
     }
+    void AddInteger(nsvq_meta_tag eTag, int nBand, uint64_t nValue)
+    {
+        CPL_LSBPTR64(&nValue);
+        Add(eTag, nBand, std::string(reinterpret_cast<const char *>(&nValue), sizeof(nValue)));
+    }
     const std::vector<nsvq_meta> &Get() const
     {
         return m_asRecords;
@@ -53,6 +60,7 @@ class MetaRecords
 struct Source {
     GDALDataset *poDS;
     std::vector<int> anBandMap; // 1, 2, 3, ...
+    const nsvq_band *pasBands;
     GDALProgressFunc pfnProgress;
     void *pProgressData;
 };
@@ -116,10 +124,13 @@ static bool ParseOptions(CSLConstList papszOptions, CreateOptions &oOptions)
         if (nQuality < 1 || nQuality > 100)
             return IllegalOption("QUALITY", pszQuality, "a whole number from 1 to 100");
         oOptions.nQuality = static_cast<int>(nQuality);
+        oOptions.bLossless = nQuality == 100;
+        oOptions.bLossy = nQuality < 100;
     }
     const char *pszLossless = CSLFetchNameValue(papszOptions, "LOSSLESS");
     if (pszLossless && !ParseBoolean(pszLossless, oOptions.bLossless))
         return IllegalOption("LOSSLESS", pszLossless, "YES or NO");
+    if (oOptions.bLossless) oOptions.bLossy = false;
 
     const char *pszEmbed = CSLFetchNameValueDef(papszOptions, "EMBED_MODEL", "AUTO");
     bool bEmbed = false;
@@ -143,13 +154,9 @@ static bool CheckSource(const char *pszFilename, GDALDataset *poSrcDS)
     }
     for (int i = 1; i <= nBands; i++) {
         GDALRasterBand *poBand = poSrcDS->GetRasterBand(i);
-        const char *pszPixelType = poBand->GetMetadataItem("PIXELTYPE", "IMAGE_STRUCTURE");
-        const bool bSigned = pszPixelType && EQUAL(pszPixelType, "SIGNEDBYTE");
-        if (poBand->GetRasterDataType() != GDT_Byte || bSigned) {
-            CPLError(CE_Failure, CPLE_NotSupported,
-                     "band %d is of type %s: NSVQ stores Byte only (gdal_translate -ot Byte -scale "
-                     "converts)",
-                     i, bSigned ? "signed Byte" : GDALGetDataTypeName(poBand->GetRasterDataType()));
+        if (!NSVQFromGDALBand(poBand)) {
+            CPLError(CE_Failure, CPLE_NotSupported, "band %d is of type %s, which NSVQ does not store",
+                     i, GDALGetDataTypeName(poBand->GetRasterDataType()));
             return false;
         }
     }
@@ -171,9 +178,61 @@ static bool IsLabelBand(GDALRasterBand *poBand)
     return pszBits && atoi(pszBits) < 8; // a lossy value could leave the range
 }
 
-static bool IsByteValue(double dfValue)
+/* A value as the bits of a sample. False where no sample is it. */
+template <class T> static bool GetBits(double dfValue, uint64_t &nBits)
 {
-    return dfValue >= 0 && dfValue <= 255 && dfValue == std::floor(dfValue);
+    if (std::numeric_limits<T>::is_integer &&
+        (!(dfValue >= static_cast<double>(std::numeric_limits<T>::lowest()) &&
+           dfValue <= static_cast<double>(std::numeric_limits<T>::max())) ||
+         dfValue != std::floor(dfValue)))
+        return false;
+    if (!std::numeric_limits<T>::is_integer && std::isfinite(dfValue) &&
+        std::fabs(dfValue) > static_cast<double>(std::numeric_limits<T>::max()))
+        return false;
+    const T tValue = static_cast<T>(dfValue);
+    nBits = 0;
+    memcpy(&nBits, &tValue, sizeof(tValue)); // the low bytes come first
+    return true;
+}
+
+static bool GetSampleBits(nsvq_type eType, double dfValue, uint64_t &nBits)
+{
+    switch (eType) {
+    case NSVQ_TYPE_U8:
+        return GetBits<uint8_t>(dfValue, nBits);
+    case NSVQ_TYPE_S8:
+        return GetBits<int8_t>(dfValue, nBits);
+    case NSVQ_TYPE_U16:
+        return GetBits<uint16_t>(dfValue, nBits);
+    case NSVQ_TYPE_S16:
+        return GetBits<int16_t>(dfValue, nBits);
+    case NSVQ_TYPE_U32:
+        return GetBits<uint32_t>(dfValue, nBits);
+    case NSVQ_TYPE_S32:
+        return GetBits<int32_t>(dfValue, nBits);
+    case NSVQ_TYPE_F32:
+        return GetBits<float>(dfValue, nBits);
+    case NSVQ_TYPE_F64:
+        return GetBits<double>(dfValue, nBits);
+    default: // 64-bit integers have a way of their own, complex ones none
+        return false;
+    }
+}
+
+/* The band's nodata value as the bits of a sample. */
+static bool GetNoDataBits(GDALRasterBand *poBand, uint64_t &nBits)
+{
+    int bHas = FALSE;
+    if (poBand->GetRasterDataType() == GDT_Int64) {
+        nBits = static_cast<uint64_t>(poBand->GetNoDataValueAsInt64(&bHas));
+        return bHas;
+    }
+    if (poBand->GetRasterDataType() == GDT_UInt64) {
+        nBits = poBand->GetNoDataValueAsUInt64(&bHas);
+        return bHas;
+    }
+    const double dfNoData = poBand->GetNoDataValue(&bHas);
+    return bHas && GetSampleBits(NSVQFromGDALBand(poBand), dfNoData, nBits);
 }
 
 static std::vector<nsvq_band> DescribeBands(GDALDataset *poSrcDS, bool bLossless)
@@ -187,20 +246,38 @@ static std::vector<nsvq_band> DescribeBands(GDALDataset *poSrcDS, bool bLossless
     for (int i = 0; i < nBands; i++) {
         GDALRasterBand *poBand = poSrcDS->GetRasterBand(i + 1);
         nsvq_band &sBand = asBands[i];
-        sBand.exact =
-            bLossless || poBand->GetColorInterpretation() == GCI_AlphaBand || IsLabelBand(poBand);
-        int bHasNoData = FALSE;
-        double dfNoData = poBand->GetNoDataValue(&bHasNoData);
-        if (aosValues.size() == nBands) {
-            const double dfValue = CPLAtof(aosValues[i]);
-            if (bHasNoData && dfValue != dfNoData) sBand.exact = true; // only so both are kept
-            dfNoData = dfValue;
-            bHasNoData = TRUE;
+        sBand.type = static_cast<uint8_t>(NSVQFromGDALBand(poBand));
+        sBand.exact = bLossless || poBand->GetColorInterpretation() == GCI_AlphaBand ||
+                      IsLabelBand(poBand);
+        uint64_t nBits = 0;
+        sBand.has_nodata = GetNoDataBits(poBand, nBits);
+        if (aosValues.size() == nBands && sBand.type == NSVQ_TYPE_U8) {
+            uint64_t nValue = 0;
+            const bool bValue = GetSampleBits(NSVQ_TYPE_U8, CPLAtof(aosValues[i]), nValue);
+            if (sBand.has_nodata && !(bValue && nValue == nBits))
+                sBand.exact = true; // only so both are kept
+            sBand.has_nodata = bValue;
+            nBits = nValue;
         }
-        sBand.has_nodata = bHasNoData && IsByteValue(dfNoData);
-        sBand.nodata = sBand.has_nodata ? static_cast<uint8_t>(dfNoData) : 0;
+        sBand.nodata = sBand.has_nodata ? nBits : 0;
     }
     return asBands;
+}
+
+/* Whether what was asked for can be done: there is no lossy coding for most types. */
+static bool CheckCoding(const std::vector<nsvq_band> &asBands, const CreateOptions &oOptions,
+                        int bStrict)
+{
+    if (!oOptions.bLossy) return true;
+    for (const nsvq_band &sBand : asBands) {
+        if (sBand.type == NSVQ_TYPE_U8) continue;
+        const char *pszType = GDALGetDataTypeName(NSVQToGDALType(static_cast<nsvq_type>(sBand.type)));
+        CPLError(bStrict ? CE_Failure : CE_Warning, CPLE_NotSupported,
+                 "there is no lossy coding of %s%s", pszType,
+                 bStrict ? ": leave QUALITY out, or set LOSSLESS=YES" : ": such bands are lossless");
+        return !bStrict;
+    }
+    return true;
 }
 
 /* ---- metadata ---- */
@@ -307,8 +384,13 @@ static void AddBandRecords(MetaRecords &oMeta, int nBand, GDALRasterBand *poBand
         oMeta.Add(NSVQ_META_COLOR_INTERP, nBand, GDALGetColorInterpretationName(eInterp));
 
     int bHas = FALSE;
-    const double dfNoData = poBand->GetNoDataValue(&bHas);
-    if (bHas) oMeta.AddDoubles(NSVQ_META_NODATA, nBand, &dfNoData, 1);
+    uint64_t nBits = 0;
+    if (poBand->GetRasterDataType() == GDT_Int64 || poBand->GetRasterDataType() == GDT_UInt64) {
+        if (GetNoDataBits(poBand, nBits)) oMeta.AddInteger(NSVQ_META_NODATA, nBand, nBits);
+    } else {
+        const double dfNoData = poBand->GetNoDataValue(&bHas);
+        if (bHas) oMeta.AddDoubles(NSVQ_META_NODATA, nBand, &dfNoData, 1);
+    }
 
     int bHasOffset = FALSE;
     const double dfScale = poBand->GetScale(&bHas), dfOffset = poBand->GetOffset(&bHasOffset);
@@ -328,29 +410,34 @@ static void AddBandRecords(MetaRecords &oMeta, int nBand, GDALRasterBand *poBand
 
 /* ---- callbacks: C++ exceptions must not leave them, so nothing here allocates ---- */
 
-static int ReadSource(void *pUser, uint32_t nX, uint32_t nY, uint32_t nW, uint32_t nH,
-                      uint32_t nFirst, uint32_t nCount, uint8_t *pabyPixels)
+static int ReadSource(void *pUser, const nsvq_pull *psPull)
 {
     Source *poSource = static_cast<Source *>(pUser);
-    return poSource->poDS->RasterIO(GF_Read, static_cast<int>(nX), static_cast<int>(nY),
-                                    static_cast<int>(nW), static_cast<int>(nH), pabyPixels,
-                                    static_cast<int>(nW), static_cast<int>(nH), GDT_Byte,
-                                    static_cast<int>(nCount), poSource->anBandMap.data() + nFirst,
-                                    nCount, GSpacing(nW) * nCount, 1, nullptr) == CE_None
+    const int nW = static_cast<int>(psPull->w), nH = static_cast<int>(psPull->h);
+    const nsvq_type eType = static_cast<nsvq_type>(poSource->pasBands[psPull->first].type);
+    return poSource->poDS->RasterIO(
+               GF_Read, static_cast<int>(psPull->x), static_cast<int>(psPull->y), nW, nH,
+               psPull->pixels, nW, nH, NSVQToGDALType(eType), static_cast<int>(psPull->n),
+               poSource->anBandMap.data() + psPull->first, psPull->pixel_stride,
+               psPull->row_stride, psPull->band_stride, nullptr) == CE_None
                ? 0
                : -1;
 }
 
-static int ReadSourceMask(void *pUser, uint32_t nX, uint32_t nY, uint32_t nW, uint32_t nH,
-                          uint8_t *pabyMask)
+static int ReadSourceMask(void *pUser, const nsvq_pull *psPull)
 {
     GDALDataset *poSrcDS = static_cast<Source *>(pUser)->poDS;
+    const int nW = static_cast<int>(psPull->w), nH = static_cast<int>(psPull->h);
     if (poSrcDS->GetRasterBand(1)->GetMaskBand()->RasterIO(
-            GF_Read, static_cast<int>(nX), static_cast<int>(nY), static_cast<int>(nW),
-            static_cast<int>(nH), pabyMask, static_cast<int>(nW), static_cast<int>(nH), GDT_Byte, 0,
-            0, nullptr) != CE_None)
+            GF_Read, static_cast<int>(psPull->x), static_cast<int>(psPull->y), nW, nH,
+            psPull->pixels, nW, nH, GDT_Byte, psPull->pixel_stride, psPull->row_stride,
+            nullptr) != CE_None)
         return -1;
-    for (size_t i = 0; i < size_t(nW) * nH; i++) pabyMask[i] = pabyMask[i] ? 255 : 0;
+    for (int nRow = 0; nRow < nH; nRow++) {
+        GByte *pabyRow = static_cast<GByte *>(psPull->pixels) + nRow * psPull->row_stride;
+        for (int i = 0; i < nW; i++)
+            pabyRow[i * psPull->pixel_stride] = pabyRow[i * psPull->pixel_stride] ? 255 : 0;
+    }
     return 0;
 }
 
@@ -461,14 +548,16 @@ GDALDataset *NSVQDataset::CreateCopy(const char *pszFilename, GDALDataset *poSrc
 
     const int nBands = poSrcDS->GetRasterCount();
     const std::vector<nsvq_band> asBands = DescribeBands(poSrcDS, oOptions.bLossless);
+    if (!CheckCoding(asBands, oOptions, bStrict)) return nullptr;
     MetaRecords oMeta;
     const int nLeftToPam = AddGeoreferencing(oMeta, poSrcDS);
     AddDomains(oMeta, 0, poSrcDS, true);
-    Source oSource{poSrcDS, {}, pfnProgress, pProgressData};
+    Source oSource{poSrcDS, {}, asBands.data(), pfnProgress, pProgressData};
     bool bBandMasks = false;
     for (int i = 1; i <= nBands; i++) {
         GDALRasterBand *poBand = poSrcDS->GetRasterBand(i);
-        AddBandRecords(oMeta, i, poBand, asBands[i - 1].exact);
+        AddBandRecords(oMeta, i, poBand,
+                       asBands[i - 1].exact || asBands[i - 1].type != NSVQ_TYPE_U8);
         oSource.anBandMap.push_back(i);
         bBandMasks |= poBand->GetMaskFlags() == 0;
     }

@@ -12,7 +12,7 @@
 #include <cstring>
 #include <numeric>
 
-constexpr size_t kMaxTemporaryBytes = 256 << 20; // of a direct read of another type than Byte
+constexpr size_t kMaxTemporaryBytes = 256 << 20; // of a direct read into another type
 constexpr int kBlocksPerRead = 64;               // enough to keep many threads busy
 
 struct VSIReleaser {
@@ -81,6 +81,71 @@ bool NSVQIsOwnDomain(const char *pszDomain)
     for (const char *pszOwn : apszOwn)
         if (EQUAL(pszDomain, pszOwn)) return true;
     return false;
+}
+
+GDALDataType NSVQToGDALType(nsvq_type eType)
+{
+    switch (eType) {
+    case NSVQ_TYPE_U8:
+        return GDT_Byte;
+    case NSVQ_TYPE_S8:
+#if NSVQ_HAVE_INT8
+        return GDT_Int8;
+#else
+        return GDT_Byte;
+#endif
+    case NSVQ_TYPE_U16:
+        return GDT_UInt16;
+    case NSVQ_TYPE_S16:
+        return GDT_Int16;
+    case NSVQ_TYPE_U32:
+        return GDT_UInt32;
+    case NSVQ_TYPE_S32:
+        return GDT_Int32;
+    case NSVQ_TYPE_U64:
+        return GDT_UInt64;
+    case NSVQ_TYPE_S64:
+        return GDT_Int64;
+    case NSVQ_TYPE_F32:
+        return GDT_Float32;
+    case NSVQ_TYPE_F64:
+        return GDT_Float64;
+    case NSVQ_TYPE_CS16:
+        return GDT_CInt16;
+    case NSVQ_TYPE_CS32:
+        return GDT_CInt32;
+    case NSVQ_TYPE_CF32:
+        return GDT_CFloat32;
+    case NSVQ_TYPE_CF64:
+        return GDT_CFloat64;
+    case NSVQ_TYPE_COMPLEX:
+        break;
+    }
+    return GDT_Unknown;
+}
+
+static bool IsSignedByte(GDALRasterBand *poBand)
+{
+    const char *pszType = poBand->GetMetadataItem("PIXELTYPE", "IMAGE_STRUCTURE");
+    return pszType && EQUAL(pszType, "SIGNEDBYTE");
+}
+
+nsvq_type NSVQFromGDALBand(GDALRasterBand *poBand)
+{
+    const GDALDataType eType = poBand->GetRasterDataType();
+    if (eType == GDT_Byte) return IsSignedByte(poBand) ? NSVQ_TYPE_S8 : NSVQ_TYPE_U8;
+#if NSVQ_HAVE_INT8
+    if (eType == GDT_Int8) return NSVQ_TYPE_S8;
+#endif
+#if NSVQ_HAVE_FLOAT16
+    if (eType == GDT_Float16) return NSVQ_TYPE_F32;
+    if (eType == GDT_CFloat16) return NSVQ_TYPE_CF32;
+#endif
+    for (const nsvq_type eOurs :
+         {NSVQ_TYPE_U16, NSVQ_TYPE_S16, NSVQ_TYPE_U32, NSVQ_TYPE_S32, NSVQ_TYPE_U64, NSVQ_TYPE_S64,
+          NSVQ_TYPE_F32, NSVQ_TYPE_F64, NSVQ_TYPE_CS16, NSVQ_TYPE_CS32, NSVQ_TYPE_CF32, NSVQ_TYPE_CF64})
+        if (NSVQToGDALType(eOurs) == eType) return eOurs;
+    return static_cast<nsvq_type>(0);
 }
 
 /* ---- opening ---- */
@@ -173,12 +238,13 @@ bool NSVQDataset::OpenFile(GDALOpenInfo *poOpenInfo, const nsvq_model *psModel)
 void NSVQDataset::LoadGroups()
 {
     for (uint32_t i = 0; i < m_sInfo.n_groups; i++) {
-        nsvq_coding eCoding;
-        uint32_t nFirst = 0, nCount = 0;
-        if (nsvq_group_get(m_psFile.get(), i, &eCoding, &nFirst, &nCount) != NSVQ_OK) break;
-        m_aoGroups.push_back({eCoding, static_cast<int>(nFirst), static_cast<int>(nCount)});
-        for (uint32_t j = 0; j < nCount; j++) {
-            const int nBandIn = static_cast<int>(nFirst + j) + 1;
+        nsvq_group sGroup{};
+        sGroup.struct_size = sizeof(sGroup);
+        if (nsvq_group_get(m_psFile.get(), i, &sGroup) != NSVQ_OK) break;
+        m_aoGroups.push_back({sGroup.coding, sGroup.type, static_cast<int>(sGroup.first_band),
+                              static_cast<int>(sGroup.n_bands)});
+        for (uint32_t j = 0; j < sGroup.n_bands; j++) {
+            const int nBandIn = static_cast<int>(sGroup.first_band + j) + 1;
             SetBand(nBandIn, new NSVQBand(this, nBandIn, static_cast<int>(i)));
         }
     }
@@ -199,9 +265,13 @@ void NSVQDataset::SetStructureMetadata()
     const char *pszReversibility = "LOSSLESS";
     for (const NSVQGroup &oGroup : m_aoGroups) {
         if (oGroup.eCoding != NSVQ_CODING_EXACT) pszReversibility = "LOSSY";
-        for (int i = 0; i < oGroup.nCount; i++)
-            GetRasterBand(oGroup.nFirst + i + 1)
-                ->GDALMajorObject::SetMetadataItem("CODING", apszCoding[oGroup.eCoding], "NSVQ");
+        for (int i = 0; i < oGroup.nCount; i++) {
+            GDALRasterBand *poBand = GetRasterBand(oGroup.nFirst + i + 1);
+            poBand->GDALMajorObject::SetMetadataItem("CODING", apszCoding[oGroup.eCoding], "NSVQ");
+            if (oGroup.eType == NSVQ_TYPE_S8 && poBand->GetRasterDataType() == GDT_Byte)
+                poBand->GDALMajorObject::SetMetadataItem("PIXELTYPE", "SIGNEDBYTE",
+                                                         "IMAGE_STRUCTURE");
+        }
     }
     GDALMajorObject::SetMetadataItem("COMPRESSION_REVERSIBILITY", pszReversibility,
                                      "IMAGE_STRUCTURE");
@@ -315,7 +385,17 @@ void NSVQDataset::LoadRecord(const nsvq_meta &sMeta)
         if (poBand) poBand->m_eColorInterp = GDALGetColorInterpretationByName(osText.c_str());
         break;
     case NSVQ_META_NODATA:
-        if (poBand) poBand->m_bHasNoData = GetDoubles(sMeta, &poBand->m_dfNoData, 1);
+        if (!poBand || sMeta.size != 8) break;
+        poBand->m_bHasNoData = true;
+        memcpy(&poBand->m_nNoData, sMeta.data, 8);
+        CPL_LSBPTR64(&poBand->m_nNoData);
+        if (poBand->eDataType == GDT_Int64)
+            poBand->m_dfNoData =
+                GDALGetNoDataValueCastToDouble(static_cast<int64_t>(poBand->m_nNoData));
+        else if (poBand->eDataType == GDT_UInt64)
+            poBand->m_dfNoData = GDALGetNoDataValueCastToDouble(poBand->m_nNoData);
+        else
+            GetDoubles(sMeta, &poBand->m_dfNoData, 1);
         break;
     case NSVQ_META_SCALE:
         if (poBand) poBand->m_bHasScale = GetDoubles(sMeta, &poBand->m_dfScale, 1);
@@ -420,7 +500,7 @@ bool NSVQDataset::ReadPixels(const nsvq_window &sWindow, bool bMask, bool bQuiet
     return eStatus == NSVQ_OK;
 }
 
-/* Pixels of oWin as the library counts them, for a buffer whose samples have 8 bits. */
+/* Pixels as the library counts them, without the bands and the buffer. */
 static nsvq_window MakeWindow(int nX, int nY, int nW, int nH)
 {
     nsvq_window sWindow{};
@@ -441,8 +521,8 @@ static bool IsCached(GDALRasterBand *poBand, int nBX, int nBY)
 }
 
 /* Decodes blocks nBX0 .. nBX1 - 1 of block row nBY at once, all bands of a group, and puts them
- * into the block cache. Where pOwnBlock is given, that of nOwnBand goes there instead: GDAL is
- * loading it. */
+ * into the block cache, if it has room for them. Where pOwnBlock is given, that of nOwnBand goes
+ * there instead: GDAL is loading it. */
 CPLErr NSVQDataset::ReadBlocks(int iGroup, int nBY, int nBX0, int nBX1, bool bQuiet, int nOwnBand,
                                void *pOwnBlock)
 {
@@ -451,25 +531,34 @@ CPLErr NSVQDataset::ReadBlocks(int iGroup, int nBY, int nBX0, int nBX1, bool bQu
     const int nX = nBX0 * nBlock, nY = nBY * nBlock;
     const int nW = std::min(nRasterXSize - nX, (nBX1 - nBX0) * nBlock);
     const int nH = std::min(nRasterYSize - nY, nBlock);
-    const size_t nBandBytes = static_cast<size_t>(nW) * nH;
+    const size_t nBytes = nsvq_type_bytes(oGroup.eType);
+    const size_t nRowBytes = nW * nBytes, nBandBytes = nRowBytes * nH;
+    const GIntBig nGroupBytes = GIntBig(nBlock) * nBlock * nBytes * oGroup.nCount * (nBX1 - nBX0);
 
-    const ByteBuffer pabyPixels = AllocatePixels(oGroup.nCount, nW, nH);
+    // All bands of a group when the cache holds them; else the library's own cache has to do.
+    std::vector<uint32_t> anBands;
+    if (pOwnBlock && nGroupBytes > GDALGetCacheMax64() / 4) {
+        anBands.push_back(static_cast<uint32_t>(nOwnBand - 1));
+    } else {
+        anBands.resize(oGroup.nCount);
+        std::iota(anBands.begin(), anBands.end(), static_cast<uint32_t>(oGroup.nFirst));
+    }
+    const ByteBuffer pabyPixels = AllocatePixels(anBands.size(), nRowBytes, nH);
     if (!pabyPixels) return CE_Failure;
-    std::vector<uint32_t> anBands(oGroup.nCount);
-    std::iota(anBands.begin(), anBands.end(), static_cast<uint32_t>(oGroup.nFirst));
 
     nsvq_window sWindow = MakeWindow(nX, nY, nW, nH);
-    sWindow.n_bands = static_cast<uint32_t>(oGroup.nCount);
+    sWindow.n_bands = static_cast<uint32_t>(anBands.size());
     sWindow.bands = anBands.data();
     sWindow.pixels = pabyPixels.get();
-    sWindow.row_stride = nW;
+    sWindow.pixel_stride = static_cast<ptrdiff_t>(nBytes);
+    sWindow.row_stride = static_cast<ptrdiff_t>(nRowBytes);
     sWindow.band_stride = static_cast<ptrdiff_t>(nBandBytes);
     if (!ReadPixels(sWindow, false, bQuiet)) return CE_Failure;
 
     for (int nBX = nBX0; nBX < nBX1; nBX++) {
         const int nCopyW = std::min(nBlock, nRasterXSize - nBX * nBlock);
-        for (int i = 0; i < oGroup.nCount; i++) {
-            GDALRasterBand *poBand = GetRasterBand(oGroup.nFirst + i + 1);
+        for (size_t i = 0; i < anBands.size(); i++) {
+            GDALRasterBand *poBand = GetRasterBand(static_cast<int>(anBands[i]) + 1);
             GDALRasterBlock *poBlock = nullptr;
             GByte *pabyOut = static_cast<GByte *>(pOwnBlock);
             if (!pOwnBlock || poBand->GetBand() != nOwnBand) {
@@ -478,23 +567,32 @@ CPLErr NSVQDataset::ReadBlocks(int iGroup, int nBY, int nBX0, int nBX1, bool bQu
                 if (!poBlock) return CE_Failure;
                 pabyOut = static_cast<GByte *>(poBlock->GetDataRef());
             }
-            const GByte *pabyIn = pabyPixels.get() + i * nBandBytes + (nBX - nBX0) * nBlock;
+            const GByte *pabyIn = pabyPixels.get() + i * nBandBytes + (nBX - nBX0) * nBlock * nBytes;
             if (nCopyW < nBlock || nH < nBlock)
-                memset(pabyOut, 0, static_cast<size_t>(nBlock) * nBlock);
+                memset(pabyOut, 0, static_cast<size_t>(nBlock) * nBlock * nBytes);
             for (int nRow = 0; nRow < nH; nRow++)
-                memcpy(pabyOut + static_cast<size_t>(nRow) * nBlock,
-                       pabyIn + static_cast<size_t>(nRow) * nW, nCopyW);
+                memcpy(pabyOut + static_cast<size_t>(nRow) * nBlock * nBytes,
+                       pabyIn + static_cast<size_t>(nRow) * nRowBytes, nCopyW * nBytes);
             if (poBlock) poBlock->DropLock();
         }
     }
     return CE_None;
 }
 
+/* The type that the bands have in common, or GDT_Unknown. */
+GDALDataType NSVQDataset::GetTypeOf(int nBandCount, const int *panBandMap)
+{
+    const GDALDataType eType = GetRasterBand(panBandMap[0])->GetRasterDataType();
+    for (int i = 1; i < nBandCount; i++)
+        if (GetRasterBand(panBandMap[i])->GetRasterDataType() != eType) return GDT_Unknown;
+    return eType;
+}
+
 /* Whether a window is better decoded straight into the caller's buffer: it has more than one block,
  * at least half of the pixels of its blocks are asked for, and all bands of every group that it
  * touches. */
 bool NSVQDataset::IsDirect(const Window &oWin, int nBandCount, const int *panBandMap,
-                           GDALDataType eBufType) const
+                           GDALDataType eBufType)
 {
     const int nBlock = static_cast<int>(m_sInfo.block_size);
     const int nX0 = oWin.nX / nBlock * nBlock, nY0 = oWin.nY / nBlock * nBlock;
@@ -504,8 +602,10 @@ bool NSVQDataset::IsDirect(const Window &oWin, int nBandCount, const int *panBan
                                       (oWin.nY + oWin.nH - 1) / nBlock * GIntBig(nBlock) + nBlock);
     if (nX1 - nX0 <= nBlock && nY1 - nY0 <= nBlock) return false;
     if (2 * GIntBig(oWin.nW) * oWin.nH < GIntBig(nX1 - nX0) * (nY1 - nY0)) return false;
-    if (eBufType != GDT_Byte &&
-        static_cast<size_t>(nBandCount) * oWin.nW > kMaxTemporaryBytes / nBlock)
+    const GDALDataType eType = GetTypeOf(nBandCount, panBandMap);
+    if (eType == GDT_Unknown) return false;
+    if (eBufType != eType && static_cast<size_t>(nBandCount) * oWin.nW >
+                                 kMaxTemporaryBytes / nBlock / GDALGetDataTypeSizeBytes(eType))
         return false;
 
     std::vector<bool> abAsked(nBands);
@@ -529,15 +629,16 @@ CPLErr NSVQDataset::ReadDirect(const Window &oWin, int nBandCount, const int *pa
     const int nBlocksX = oWin.nW / nBlock + 1;
     GIntBig nStrip =
         GIntBig(nBlock) * std::max(1, std::max(kBlocksPerRead, 8 * m_nThreads) / nBlocksX);
-    const bool bByte = oBuffer.eType == GDT_Byte;
-    if (!bByte) {
-        const GIntBig nMaxRows =
-            static_cast<GIntBig>(kMaxTemporaryBytes / (size_t(nBandCount) * oWin.nW));
-        nStrip = std::min(nStrip, std::max<GIntBig>(nMaxRows / nBlock, 1) * nBlock);
-    }
+    const GDALDataType eType = GetTypeOf(nBandCount, panBandMap);
+    const size_t nBytes = static_cast<size_t>(GDALGetDataTypeSizeBytes(eType));
+    const bool bSame = oBuffer.eType == eType;
     ByteBuffer pabyTemporary;
-    if (!bByte) {
-        pabyTemporary = AllocatePixels(nBandCount, oWin.nW, std::min<GIntBig>(nStrip, oWin.nH));
+    if (!bSame) {
+        const GIntBig nMaxRows =
+            static_cast<GIntBig>(kMaxTemporaryBytes / (size_t(nBandCount) * oWin.nW * nBytes));
+        nStrip = std::min(nStrip, std::max<GIntBig>(nMaxRows / nBlock, 1) * nBlock);
+        pabyTemporary =
+            AllocatePixels(nBandCount, oWin.nW * nBytes, std::min<GIntBig>(nStrip, oWin.nH));
         if (!pabyTemporary) return CE_Failure;
     }
 
@@ -552,22 +653,24 @@ CPLErr NSVQDataset::ReadDirect(const Window &oWin, int nBandCount, const int *pa
         nsvq_window sWindow = MakeWindow(oWin.nX, nY, oWin.nW, nRows);
         sWindow.n_bands = static_cast<uint32_t>(nBandCount);
         sWindow.bands = anBands.data();
-        sWindow.pixels = bByte ? pabyOut : pabyTemporary.get();
-        if (bByte) {
+        sWindow.pixels = bSame ? pabyOut : pabyTemporary.get();
+        if (bSame) {
             sWindow.pixel_stride = static_cast<ptrdiff_t>(oBuffer.nPixelSpace);
             sWindow.row_stride = static_cast<ptrdiff_t>(oBuffer.nLineSpace);
             sWindow.band_stride = static_cast<ptrdiff_t>(oBuffer.nBandSpace);
         } else {
-            sWindow.row_stride = oWin.nW;
-            sWindow.band_stride = static_cast<ptrdiff_t>(nRows) * oWin.nW;
+            sWindow.pixel_stride = static_cast<ptrdiff_t>(nBytes);
+            sWindow.row_stride = static_cast<ptrdiff_t>(oWin.nW * nBytes);
+            sWindow.band_stride = static_cast<ptrdiff_t>(nRows) * sWindow.row_stride;
         }
         if (!ReadPixels(sWindow, false, false)) return CE_Failure;
-        for (int i = 0; !bByte && i < nBandCount; i++)
+        for (int i = 0; !bSame && i < nBandCount; i++)
             for (int nRow = 0; nRow < nRows; nRow++)
-                GDALCopyWords64(
-                    sWindow.pixels + i * sWindow.band_stride + nRow * sWindow.row_stride, GDT_Byte,
-                    1, pabyOut + i * oBuffer.nBandSpace + nRow * oBuffer.nLineSpace, oBuffer.eType,
-                    static_cast<int>(oBuffer.nPixelSpace), oWin.nW);
+                GDALCopyWords64(pabyTemporary.get() + i * sWindow.band_stride +
+                                    nRow * sWindow.row_stride,
+                                eType, static_cast<int>(nBytes),
+                                pabyOut + i * oBuffer.nBandSpace + nRow * oBuffer.nLineSpace,
+                                oBuffer.eType, static_cast<int>(oBuffer.nPixelSpace), oWin.nW);
         if (psExtraArg->pfnProgress && !psExtraArg->pfnProgress(double(nDone + nRows) / oWin.nH, "",
                                                                 psExtraArg->pProgressData)) {
             CPLError(CE_Failure, CPLE_UserInterrupt, "User terminated");
@@ -595,7 +698,8 @@ void NSVQDataset::Prefetch(const Window &oWin, int nBandCount, const int *panBan
         if (abSeen[iGroup]) continue;
         abSeen[iGroup] = true;
         anGroups.push_back(iGroup);
-        nBytes += nCount * nBlock * nBlock * m_aoGroups[iGroup].nCount;
+        nBytes += nCount * nBlock * nBlock * m_aoGroups[iGroup].nCount *
+                  static_cast<GIntBig>(nsvq_type_bytes(m_aoGroups[iGroup].eType));
         if (nBytes > GDALGetCacheMax64() / 2) return;
     }
     for (const int iGroup : anGroups) {
@@ -651,7 +755,7 @@ NSVQBand::NSVQBand(NSVQDataset *poDSIn, int nBandIn, int iGroup) : m_iGroup(iGro
 {
     poDS = poDSIn;
     nBand = nBandIn;
-    eDataType = GDT_Byte;
+    eDataType = NSVQToGDALType(poDSIn->m_aoGroups[iGroup].eType);
     nBlockXSize = nBlockYSize = static_cast<int>(poDSIn->m_sInfo.block_size);
 }
 
@@ -697,6 +801,22 @@ NSVQ_GET_DOUBLE(GetNoDataValue, m_bHasNoData, m_dfNoData)
 NSVQ_GET_DOUBLE(GetScale, m_bHasScale, m_dfScale)
 NSVQ_GET_DOUBLE(GetOffset, m_bHasOffset, m_dfOffset)
 #undef NSVQ_GET_DOUBLE
+
+int64_t NSVQBand::GetNoDataValueAsInt64(int *pbSuccess)
+{
+    int bFromPam = FALSE;
+    const int64_t nPam = GDALPamRasterBand::GetNoDataValueAsInt64(&bFromPam);
+    if (pbSuccess) *pbSuccess = bFromPam || m_bHasNoData;
+    return bFromPam ? nPam : static_cast<int64_t>(m_nNoData);
+}
+
+uint64_t NSVQBand::GetNoDataValueAsUInt64(int *pbSuccess)
+{
+    int bFromPam = FALSE;
+    const uint64_t nPam = GDALPamRasterBand::GetNoDataValueAsUInt64(&bFromPam);
+    if (pbSuccess) *pbSuccess = bFromPam || m_bHasNoData;
+    return bFromPam ? nPam : m_nNoData;
+}
 
 // PAM stores scale and offset together, so an edit of one takes the file's other along.
 CPLErr NSVQBand::SetScale(double dfScale)
@@ -751,7 +871,7 @@ CPLErr NSVQMaskBand::IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage)
     const int nX = nBlockXOff * nBlockXSize, nY = nBlockYOff * nBlockYSize;
     nsvq_window sWindow = MakeWindow(nX, nY, std::min(nBlockXSize, nRasterXSize - nX),
                                      std::min(nBlockYSize, nRasterYSize - nY));
-    sWindow.pixels = static_cast<uint8_t *>(pImage);
+    sWindow.pixels = pImage;
     sWindow.row_stride = nBlockXSize;
     memset(pImage, 0, static_cast<size_t>(nBlockXSize) * nBlockYSize);
     return static_cast<NSVQDataset *>(poDS)->ReadPixels(sWindow, true, false) ? CE_None

@@ -24,6 +24,13 @@ bool NSVQGetNumThreads(CSLConstList papszOptions, int &nThreads);
  * are neither written nor believed. */
 bool NSVQIsOwnDomain(const char *pszDomain);
 
+/* The type of GDAL's that holds samples of eType; GDT_Unknown for what is no type. */
+GDALDataType NSVQToGDALType(nsvq_type eType);
+
+/* The type that holds what a band has, and the one to read it as: wider where there is none of the
+ * same width. 0: none. */
+nsvq_type NSVQFromGDALBand(GDALRasterBand *poBand);
+
 /* ---- vsisource.cpp ---- */
 
 /* Positional reads on a VSILFILE, from any number of threads. Owns the handle. */
@@ -77,6 +84,7 @@ class NSVQMaskBand;
 
 struct NSVQGroup { // bands nFirst .. nFirst + nCount - 1, from 0, are coded together
     nsvq_coding eCoding;
+    nsvq_type eType;
     int nFirst;
     int nCount;
 };
@@ -154,8 +162,9 @@ class NSVQDataset final : public GDALPamDataset
     bool ReadPixels(const nsvq_window &sWindow, bool bMask, bool bQuiet);
     CPLErr ReadBlocks(int iGroup, int nBY, int nBX0, int nBX1, bool bQuiet, int nOwnBand,
                       void *pOwnBlock);
+    GDALDataType GetTypeOf(int nBandCount, const int *panBandMap);
     bool IsDirect(const Window &oWin, int nBandCount, const int *panBandMap,
-                  GDALDataType eBufType) const;
+                  GDALDataType eBufType);
     CPLErr ReadDirect(const Window &oWin, int nBandCount, const int *panBandMap,
                       const Buffer &oBuffer, GDALRasterIOExtraArg *psExtraArg);
     void Prefetch(const Window &oWin, int nBandCount, const int *panBandMap);
@@ -190,6 +199,8 @@ class NSVQBand final : public GDALPamRasterBand
                      GSpacing nLineSpace, GDALRasterIOExtraArg *psExtraArg) override;
     GDALColorInterp GetColorInterpretation() override;
     double GetNoDataValue(int *pbSuccess = nullptr) override;
+    int64_t GetNoDataValueAsInt64(int *pbSuccess = nullptr) override;
+    uint64_t GetNoDataValueAsUInt64(int *pbSuccess = nullptr) override;
     double GetScale(int *pbSuccess = nullptr) override;
     double GetOffset(int *pbSuccess = nullptr) override;
     CPLErr SetScale(double dfScale) override;
@@ -209,6 +220,7 @@ class NSVQBand final : public GDALPamRasterBand
     GDALColorInterp m_eColorInterp = GCI_Undefined;
     bool m_bHasNoData = false, m_bHasScale = false, m_bHasOffset = false;
     double m_dfNoData = 0, m_dfScale = 1, m_dfOffset = 0;
+    uint64_t m_nNoData = 0; // of the types of 64 bits, whose values doubles do not hold
     std::string m_osUnit{};
     CPLStringList m_aosCategories{};
 };

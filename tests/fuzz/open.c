@@ -84,14 +84,13 @@ static void read_pixels(nsvq_file *f, const nsvq_info *info)
 static void read_tables(const nsvq_file *f, const nsvq_info *info, size_t size)
 {
     nsvq_meta meta;
-    nsvq_coding coding;
-    uint32_t first, n;
+    nsvq_group group = {.struct_size = sizeof group};
     uint64_t offset, n_bytes;
 
     for (size_t i = 0; i < nsvq_meta_count(f); i++)
         if (nsvq_meta_get(f, i, &meta) != NSVQ_OK || !meta.data || meta.band > info->n_bands) abort();
     for (uint32_t g = 0; g < info->n_groups; g++) {
-        if (nsvq_group_get(f, g, &coding, &first, &n) != NSVQ_OK || first + n > info->n_bands) abort();
+        if (nsvq_group_get(f, g, &group) != NSVQ_OK || group.first_band + group.n_bands > info->n_bands) abort();
         if (nsvq_block_get(f, 0, 0, 0, g, &offset, &n_bytes, NULL) == NSVQ_OK && offset + n_bytes > size)
             abort();
     }

@@ -213,7 +213,7 @@ static picture exact(uint32_t w, uint32_t h, uint64_t seed)
 static picture with_nodata(picture p, uint8_t nodata)
 {
     for (uint32_t b = 0; b < p.n; b++) {
-        p.bands[b] = (nsvq_band){0, 1, nodata};
+        p.bands[b] = (nsvq_band){.has_nodata = 1, .nodata = nodata};
         picture_punch(&p, b, nodata);
     }
     return p;
@@ -224,7 +224,7 @@ static picture five_bands(void)
 {
     picture p = picture_make(90, 70, 5, 8);
 
-    p.bands[3] = (nsvq_band){0, 1, 0};
+    p.bands[3] = (nsvq_band){.has_nodata = 1, .nodata = 0};
     picture_punch(&p, 3, 0);
     p.bands[4].exact = 1;
     p.has_mask = true;
@@ -238,7 +238,7 @@ static picture empty_block(void)
     picture p = picture_make(1030, 100, 3, 7);
 
     for (uint32_t b = 0; b < 3; b++) {
-        p.bands[b] = (nsvq_band){0, 1, 9};
+        p.bands[b] = (nsvq_band){.has_nodata = 1, .nodata = 9};
         picture_fill(&p, b, 9, 512, 0, 512, 100);
     }
     p.has_mask = true;

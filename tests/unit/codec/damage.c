@@ -19,7 +19,7 @@ static blob small_file(picture *p)
     nsvq_error err;
 
     *p = picture_make(530, 20, 4, 1);
-    for (uint32_t i = 0; i < 3; i++) p->bands[i] = (nsvq_band){0, 1, 0};
+    for (uint32_t i = 0; i < 3; i++) p->bands[i] = (nsvq_band){.has_nodata = 1, .nodata = 0};
     p->bands[3].exact = 1;
     p->has_mask = true;
     picture_punch(p, 1, 0);
@@ -211,7 +211,7 @@ static void mask_damage(void **state)
 
     assert_non_null(px);
     for (uint32_t i = 0; i < 3; i++) {
-        p.bands[i] = (nsvq_band){0, 1, 0};
+        p.bands[i] = (nsvq_band){.has_nodata = 1, .nodata = 0};
         picture_fill(&p, i, 0, 1024, 0, p.w - 1024, p.h);
     }
     picture_punch(&p, 0, 0);
@@ -286,7 +286,7 @@ static blob sealed(const wr *head, size_t size)
 
 typedef struct absurd {
     uint64_t width, height;
-    int bits, log2_block, n_levels;
+    int log2_block, n_levels;
     uint8_t runs[40];
     int n_runs, run_bytes; /* runs as bytes */
     uint8_t tail[40];      /* model, sections */
@@ -296,49 +296,56 @@ typedef struct absurd {
 
 static const absurd absurds[] = {
     // no pixels, too many pixels, an index larger than the file
-    {0, 9, 8, 9, 1, {3, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    {9, 0, 8, 9, 1, {3, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    {UINT64_C(1) << 31, 9, 8, 9, 1, {3, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    {UINT64_MAX, 9, 8, 9, 1, {3, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    {MAX_DIMENSION, MAX_DIMENSION, 8, 9, 1, {3, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    {100000, 10000, 8, 9, 1, {3, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    {MAX_DIMENSION, MAX_DIMENSION, 8, 9, 1, {3, 0x80, 0x80, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {0, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 0, 9, 1, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {UINT64_C(1) << 31, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {UINT64_MAX, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {MAX_DIMENSION, MAX_DIMENSION, 9, 1, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {100000, 10000, 9, 1, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {MAX_DIMENSION, MAX_DIMENSION, 9, 1, {3, 1, 1, 0x80, 0x80, 1}, 1, 6, {0}, 1, NSVQ_E_CORRUPT},
     // other types, blocks, levels
-    {9, 9, 16, 9, 1, {3, 1}, 1, 2, {0}, 1, NSVQ_E_UNSUPPORTED},
-    {9, 9, 8, 31, 1, {3, 1}, 1, 2, {0}, 1, NSVQ_E_UNSUPPORTED},
-    {9, 9, 8, 9, 0, {3, 1}, 1, 2, {0}, 1, NSVQ_E_UNSUPPORTED},
-    {9, 9, 8, 9, 255, {3, 1}, 1, 2, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 31, 1, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 0, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 255, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
     // groups: none, of none, unknown, too many, reserved bits, bands behind the mask, a mask alone
-    {9, 9, 8, 9, 1, {0}, 0, 0, {0}, 1, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 0}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {9, 1}, 1, 2, {0}, 1, NSVQ_E_UNSUPPORTED},
-    {9, 9, 8, 9, 1, {3, 0xff, 0xff, 0xff, 0xff, 15}, 1, 6, {0}, 1, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 0x81, 0x80, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {0x23, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 1, 4, 1, 3, 1}, 3, 6, {0}, 1, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 1, 4, 2}, 2, 4, {0}, 1, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {4, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {0}, 0, 0, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 0}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {9, 1}, 1, 2, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 1, {3, 1, 1, 0xff, 0xff, 0xff, 0xff, 15}, 1, 8, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 0x81, 0x80, 1}, 1, 6, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {0x23, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 1, 4, 1, 3, 1, 1, 1}, 3, 10, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 1, 4, 2}, 2, 6, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {4, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
+    // exact groups: no type, an unknown one, reserved bits, an odd complex one, one with nodata, too large
+    {9, 9, 9, 1, {3, 0, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 1, {3, 11, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 1, {3, 0x21, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 1, {3, 0x13, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 1, {0x13, 0x14, 1, 0, 0, 1}, 1, 6, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 65, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 0, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
     // model: quality 0, 101, id 0, name too long, not text, cut
-    {9, 9, 8, 9, 1, {1, 1}, 1, 2, {0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 11, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {1, 1}, 1, 2, {101, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 11, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {1, 1}, 1, 2, {50, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 11, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {1, 1}, 1, 2, {50, 1, 0, 0, 0, 0, 0, 0, 0, 200, 0}, 11, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {1, 1}, 1, 2, {50, 1, 0, 0, 0, 0, 0, 0, 0, 1, '\n', 0}, 12, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {1, 1}, 1, 2, {50, 1}, 2, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {1, 1}, 1, 2, {50, 1, 0, 0, 0, 0, 0, 0, 0, 1, 'm', 0}, 12, NSVQ_E_NO_MODEL},
+    {9, 9, 9, 1, {1, 1}, 1, 2, {0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 11, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1}, 1, 2, {101, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 11, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1}, 1, 2, {50, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 11, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1}, 1, 2, {50, 1, 0, 0, 0, 0, 0, 0, 0, 200, 0}, 11, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1}, 1, 2, {50, 1, 0, 0, 0, 0, 0, 0, 0, 1, '\n', 0}, 12, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1}, 1, 2, {50, 1}, 2, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1}, 1, 2, {50, 1, 0, 0, 0, 0, 0, 0, 0, 1, 'm', 0}, 12, NSVQ_E_NO_MODEL},
     // sections: too many, cut, past the end, bombs, twice, mandatory and unknown, bytes left over
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2, {65}, 1, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2, {1, 1, 0}, 3, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2, {1, 1, 0xff, 1, 1, 0, 0, 0, 0}, 9, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2,
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {65}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {1, 1, 0}, 3, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {1, 1, 0xff, 1, 1, 0, 0, 0, 0}, 9, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4,
      {2, 5, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 1, 0, 0, 0, 0, 6, 9, 9, 0, 0, 0, 0},
      24, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2, {1, 1, 2, 0xff, 0xff, 0x7f, 0, 0, 0, 0}, 10, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2, {2, 5, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0}, 15, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2, {1, 0x85, 0, 0, 0, 0, 0, 0}, 8, NSVQ_E_UNSUPPORTED},
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2, {0, 0}, 2, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {1, 1, 2, 0xff, 0xff, 0x7f, 0, 0, 0, 0}, 10, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {2, 5, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0}, 15, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {1, 0x85, 0, 0, 0, 0, 0, 0}, 8, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {0, 0}, 2, NSVQ_E_CORRUPT},
     // fine: an unknown optional section, and one behind the index
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2, {2, 5, 0, 0, 0, 0, 0, 0, 0x46, 9, 3, 0, 0, 0, 0}, 15, NSVQ_OK},
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {2, 5, 0, 0, 0, 0, 0, 0, 0x46, 9, 3, 0, 0, 0, 0}, 15, NSVQ_OK},
 };
 
 static void absurd_headers(void **state)
@@ -351,7 +358,6 @@ static void absurd_headers(void **state)
 
         wr_varint(&head, a->width);
         wr_varint(&head, a->height);
-        wr_le(&head, (uint64_t)a->bits, 1);
         wr_le(&head, (uint64_t)a->log2_block, 1);
         wr_le(&head, (uint64_t)a->n_levels, 1);
         wr_varint(&head, (uint64_t)a->n_runs);
@@ -405,7 +411,7 @@ static nsvq_status one_block(const uint8_t *groups, size_t n_groups_bytes, uint8
     uint8_t px[9 * 9];
     nsvq_file *f;
 
-    wr_bytes(&head, "\x09\x09\x08\x09\x01", 5);
+    wr_bytes(&head, "\x09\x09\x09\x01", 4);
     wr_bytes(&head, groups, n_groups_bytes);
     wr_le(&head, 0, 1);
     wr_le(&record, flags, 1);
@@ -435,41 +441,42 @@ static nsvq_status one_block(const uint8_t *groups, size_t n_groups_bytes, uint8
 
 static void hostile_blocks(void **state)
 {
-    static const uint8_t exact[] = {1, 3, 1}, mask[] = {2, 3, 1, 4, 1};
-    uint8_t rows[9 * 10] = {0}, bits[18] = {0};
+    static const uint8_t exact[] = {1, 3, 1, 1, 1}, mask[] = {2, 3, 1, 1, 1, 4, 1};
+    static const uint8_t constant[] = {0, 7};
+    uint8_t rows[9 * 9] = {0}, bits[18] = {0};
     nsvq_error err;
     wr layer = {0};
 
-    // a constant; nothing; wrong flags; no deflate stream
-    assert_ok(one_block(exact, 3, PART_EXACT, rows, 1, &err), err);
-    assert_int_equal(one_block(exact, 3, PART_EXACT, rows, 0, &err), NSVQ_E_CORRUPT);
-    assert_int_equal(one_block(exact, 3, PART_BASE, rows, 1, &err), NSVQ_E_CORRUPT);
-    assert_int_equal(one_block(exact, 3, PART_EXACT | 8, rows, 1, &err), NSVQ_E_CORRUPT);
-    assert_int_equal(one_block(exact, 3, PART_EXACT, (const uint8_t *)"\xff\xff", 2, &err), NSVQ_E_CORRUPT);
-    // rows: right; one too few; one too many; an unknown filter; bytes behind the stream
-    wr_deflate(&layer, rows, 90, false);
-    assert_ok(one_block(exact, 3, PART_EXACT, layer.p, layer.size, &err), err);
+    // a constant; nothing; too long; wrong flags; an unknown kind; no deflate stream
+    assert_ok(one_block(exact, 5, PART_EXACT, constant, 2, &err), err);
+    assert_int_equal(one_block(exact, 5, PART_EXACT, constant, 0, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(exact, 5, PART_EXACT, constant, 1, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(exact, 5, PART_EXACT, rows, 3, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(exact, 5, PART_BASE, constant, 2, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(exact, 5, PART_EXACT | 8, constant, 2, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(exact, 5, PART_EXACT, (const uint8_t *)"\2\0", 2, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(exact, 5, PART_EXACT, (const uint8_t *)"\1\xff\xff", 3, &err), NSVQ_E_CORRUPT);
+    // planes: right; bytes behind the stream; one too few
+    wr_le(&layer, 1, 1);
+    wr_deflate(&layer, rows, 81, false);
+    assert_ok(one_block(exact, 5, PART_EXACT, layer.p, layer.size, &err), err);
     wr_le(&layer, 0, 1);
-    assert_int_equal(one_block(exact, 3, PART_EXACT, layer.p, layer.size, &err), NSVQ_E_CORRUPT);
-    layer.size = 0;
+    assert_int_equal(one_block(exact, 5, PART_EXACT, layer.p, layer.size, &err), NSVQ_E_CORRUPT);
+    layer.size = 1;
     wr_deflate(&layer, rows, 80, false);
-    assert_int_equal(one_block(exact, 3, PART_EXACT, layer.p, layer.size, &err), NSVQ_E_CORRUPT);
-    rows[80] = 4;
-    layer.size = 0;
-    wr_deflate(&layer, rows, 90, false);
-    assert_int_equal(one_block(exact, 3, PART_EXACT, layer.p, layer.size, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(exact, 5, PART_EXACT, layer.p, layer.size, &err), NSVQ_E_CORRUPT);
     // masks: all, kinds of bands that are not there, same as none, bytes behind, padding bits
-    assert_ok(one_block(mask, 5, PART_MASK, (const uint8_t *)"\x01", 1, &err), err);
-    assert_int_equal(one_block(mask, 5, PART_MASK, (const uint8_t *)"\x04", 1, &err), NSVQ_E_CORRUPT);
-    assert_int_equal(one_block(mask, 5, PART_MASK, (const uint8_t *)"\x03", 1, &err), NSVQ_E_CORRUPT);
-    assert_int_equal(one_block(mask, 5, PART_MASK, (const uint8_t *)"\x01\x00", 2, &err), NSVQ_E_CORRUPT);
-    assert_int_equal(one_block(mask, 5, PART_MASK, (const uint8_t *)"\x02", 1, &err), NSVQ_E_CORRUPT);
+    assert_ok(one_block(mask, 7, PART_MASK, (const uint8_t *)"\x01", 1, &err), err);
+    assert_int_equal(one_block(mask, 7, PART_MASK, (const uint8_t *)"\x04", 1, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(mask, 7, PART_MASK, (const uint8_t *)"\x03", 1, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(mask, 7, PART_MASK, (const uint8_t *)"\x01\x00", 2, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(mask, 7, PART_MASK, (const uint8_t *)"\x02", 1, &err), NSVQ_E_CORRUPT);
     for (int padding = 0; padding < 2; padding++) {
         bits[1] = padding ? 0x40 : 0x80;
         layer.size = 0;
         wr_le(&layer, 2, 1);
         wr_deflate(&layer, bits, sizeof bits, false);
-        nsvq_status st = one_block(mask, 5, PART_MASK, layer.p, layer.size, &err);
+        nsvq_status st = one_block(mask, 7, PART_MASK, layer.p, layer.size, &err);
         assert_int_equal(st, padding ? NSVQ_E_CORRUPT : NSVQ_OK);
     }
     wr_free(&layer);

@@ -13,8 +13,8 @@ nsvq_status block_error(nsvq_error *err, nsvq_status st, const entry *e, const h
     cell c = index_cell(h, e->number);
 
     if (h->groups[c.g].coding == CODING_MASK)
-        return fail(err, st, e->offset, "block (%u, %u) of the mask at level %u: %s", c.bx, c.by,
-                    c.level, what);
+        return fail(err, st, e->offset, "block (%u, %u) of %s at level %u: %s", c.bx, c.by,
+                    h->band_masks ? "a band's mask" : "the mask", c.level, what);
     return fail(err, st, e->offset, "block (%u, %u) of group %u at level %u: %s", c.bx, c.by, c.g,
                 c.level, what);
 }
@@ -51,7 +51,7 @@ static nsvq_status take_base(const nsvq_file *f, entry *e, const part *p, nsvq_s
     cell c = index_cell(&f->h, e->number);
     uint32_t w, h;
 
-    block_extent(&f->h, c.bx, c.by, &w, &h);
+    block_extent(&f->h, c.level, c.bx, c.by, &w, &h);
     int bw = (int)(w + NSVQ_STRIDE - 1) / NSVQ_STRIDE, bh = (int)(h + NSVQ_STRIDE - 1) / NSVQ_STRIDE;
     size_t n = (size_t)bw * bh, bytes = n * m->n_slices * m->dim * sizeof *e->latents;
     e->latents = malloc(bytes + n);
@@ -71,7 +71,7 @@ static nsvq_status take_exact(const nsvq_file *f, entry *e, const part *p, nsvq_
     const group *g = &f->h.groups[c.g];
     lossless_shape s = {.type = (nsvq_type)g->type, .n_bands = group_planes(g)};
 
-    block_extent(&f->h, c.bx, c.by, &s.width, &s.height);
+    block_extent(&f->h, c.level, c.bx, c.by, &s.width, &s.height);
     size_t bytes = (size_t)s.width * s.height * s.n_bands * group_bytes(g);
     e->pixels = malloc(bytes);
     if (!e->pixels) return block_error(err, NSVQ_E_NOMEM, e, &f->h, "no memory");

@@ -1,8 +1,11 @@
 /* encode.c - pixels -> blocks. Goes through the rows of blocks in chunks of some blocks side by side;
  * of a chunk one group after the other: its pixels with the analysis' halo are pulled into a strip,
  * its blocks coded in parallel, then all blocks of the chunk are written in the order of the index.
- * So memory depends on neither width nor height, and bytes do not depend on the number of threads. */
+ * Whatever is pulled of the full resolution is halved on the way, into the rows that wait for the
+ * level below; a row of blocks there is coded as soon as its pixels and halo are complete, and so on
+ * downwards. So memory does not depend on the height, and bytes not on the number of threads. */
 #include "codec.h"
+#include "pyramid.h"
 
 #include <assert.h>
 
@@ -27,7 +30,7 @@ typedef struct strip {
     size_t cap;
     ptrdiff_t stride, band_stride;
     size_t item; /* bytes from a pixel to the next */
-    uint32_t g, x0, y0, x1, y1;
+    uint32_t level, g, x0, y0, x1, y1;
 } strip;
 
 typedef struct encoder {
@@ -37,9 +40,11 @@ typedef struct encoder {
     writer w;
     uint32_t halo; /* latents */
     slot *slots;   /* [opt.n_threads] */
-    strip strip;
+    strip strips[2]; /* of the full resolution, of the others */
+    pyramid pyramid; /* the others' pixels, waiting */
+    uint8_t *valid;  /* [row][column] of the chunk at full resolution: 0 where masked; NULL: no masks */
     /* the chunk: blocks bx0 .. bx0 + n - 1 of row by */
-    uint32_t chunk, bx0, by, n, g;
+    uint32_t chunk, level, bx0, by, n, g;
     wr *pieces;      /* [n][groups] a block each */
     uint32_t *sizes; /* as pieces */
     wr joined;
@@ -47,7 +52,17 @@ typedef struct encoder {
     atomic_int status;
 } encoder;
 
+static nsvq_type type_of(const nsvq_band *b)
+{
+    return b->type ? (nsvq_type)b->type : NSVQ_TYPE_U8;
+}
+
 /* ---- strips ---- */
+
+static strip *strip_of(encoder *e)
+{
+    return &e->strips[e->level > 0];
+}
 
 /* Grows the strip's memory, keeping what it holds. */
 static nsvq_status strip_room(strip *s, size_t size, nsvq_error *err)
@@ -60,7 +75,12 @@ static nsvq_status strip_room(strip *s, size_t size, nsvq_error *err)
     return NSVQ_OK;
 }
 
-/* Rows y0 .. y1 - 1 from the caller to their places in the strip. */
+static nsvq_status pull_failed(const nsvq_pull *p, nsvq_error *err)
+{
+    return fail(err, NSVQ_E_IO, NO_OFFSET, "cannot get rows %u to %u of the raster", p->y, p->y + p->h - 1);
+}
+
+/* Rows y0 .. y1 - 1, from the caller or the pyramid, to their places in the strip. */
 static nsvq_status pull(encoder *e, const strip *s, uint32_t y0, uint32_t y1, nsvq_error *err)
 {
     const nsvq_raster *r = &e->r;
@@ -70,9 +90,13 @@ static nsvq_status pull(encoder *e, const strip *s, uint32_t y0, uint32_t y1, ns
                    .pixel_stride = (ptrdiff_t)s->item, .row_stride = s->stride,
                    .band_stride = s->band_stride};
 
-    if (g->coding == CODING_MASK ? r->read_mask(r->user, &p) : r->read(r->user, &p))
-        return fail(err, NSVQ_E_IO, NO_OFFSET, "cannot get rows %u to %u of the raster", y0, y1 - 1);
-    return NSVQ_OK;
+    bool is_mask = g->coding == CODING_MASK;
+    if (is_mask) p.n = 1;
+    if (e->level) {
+        pyramid_get(&e->pyramid, e->level, &p, is_mask);
+        return NSVQ_OK;
+    }
+    return (is_mask ? r->read_mask(r->user, &p) : r->read(r->user, &p)) ? pull_failed(&p, err) : NSVQ_OK;
 }
 
 /* n rows at p: a band that stands alone is copied to the other two channels, the last pixel on to the
@@ -93,13 +117,14 @@ static uint32_t round_up(uint32_t v)
 static nsvq_status strip_lossy(encoder *e, strip next, nsvq_error *err)
 {
     const header *h = &e->w.h;
-    strip *s = &e->strip;
+    const grid *v = &h->levels[e->level];
+    strip *s = strip_of(e);
     uint32_t margin = e->halo * NSVQ_STRIDE, from;
 
     next.x0 -= next.x0 < margin ? next.x0 : margin;
     next.y0 -= next.y0 < margin ? next.y0 : margin;
-    next.x1 = h->width - next.x1 < margin ? h->width : next.x1 + margin;
-    next.y1 = h->height - next.y1 < margin ? h->height : next.y1 + margin;
+    next.x1 = v->width - next.x1 < margin ? v->width : next.x1 + margin;
+    next.y1 = v->height - next.y1 < margin ? v->height : next.y1 + margin;
     next.item = 3;
     next.band_stride = 1;
     next.stride = 3 * (ptrdiff_t)round_up(next.x1 - next.x0);
@@ -109,7 +134,7 @@ static nsvq_status strip_lossy(encoder *e, strip next, nsvq_error *err)
     next.cap = s->cap;
     // the rows above that the strip before holds, if it is of the same columns
     from = next.y0;
-    if (s->g == next.g && s->x0 == next.x0 && s->x1 == next.x1 && s->y0 <= next.y0 && s->y1 > next.y0) {
+    if (s->g == next.g && s->level == next.level && s->x0 == next.x0 && s->x1 == next.x1 && s->y0 <= next.y0 && s->y1 > next.y0) {
         memmove(s->px, s->px + (ptrdiff_t)(next.y0 - s->y0) * s->stride,
                 (size_t)(s->y1 - next.y0) * (size_t)s->stride);
         from = s->y1;
@@ -127,8 +152,8 @@ static nsvq_status strip_load(encoder *e, nsvq_error *err)
     const header *h = &e->w.h;
     uint32_t w, height;
 
-    block_extent(h, e->bx0 + e->n - 1, e->by, &w, &height);
-    strip next = {.g = e->g, .x0 = e->bx0 * BLOCK, .y0 = e->by * BLOCK,
+    block_extent(h, e->level, e->bx0 + e->n - 1, e->by, &w, &height);
+    strip next = {.level = e->level, .g = e->g, .x0 = e->bx0 * BLOCK, .y0 = e->by * BLOCK,
                   .x1 = (e->bx0 + e->n - 1) * BLOCK + w, .y1 = e->by * BLOCK + height};
     const group *g = &h->groups[e->g];
     if (is_lossy(g)) return strip_lossy(e, next, err);
@@ -136,12 +161,13 @@ static nsvq_status strip_load(encoder *e, nsvq_error *err)
     next.stride = (ptrdiff_t)((next.x1 - next.x0) * next.item);
     next.band_stride = next.stride * (ptrdiff_t)height;
     size_t n = g->coding == CODING_MASK ? 1 : g->n_bands;
-    nsvq_status st = strip_room(&e->strip, n * (size_t)next.band_stride, err);
+    strip *s = strip_of(e);
+    nsvq_status st = strip_room(s, n * (size_t)next.band_stride, err);
     if (st != NSVQ_OK) return st;
-    next.px = e->strip.px;
-    next.cap = e->strip.cap;
-    e->strip = next;
-    return pull(e, &e->strip, next.y0, next.y1, err);
+    next.px = s->px;
+    next.cap = s->cap;
+    *s = next;
+    return pull(e, s, next.y0, next.y1, err);
 }
 
 static const uint8_t *strip_at(const strip *s, uint32_t x, uint32_t y)
@@ -187,11 +213,11 @@ typedef struct view {
 
 static int view_of(const encoder *e, slot *s, uint32_t bx, view *v)
 {
-    const strip *st = &e->strip;
+    const strip *st = &e->strips[e->level > 0];
     const group *g = &e->w.h.groups[e->g];
     uint32_t w, h, margin = e->halo * NSVQ_STRIDE, x = bx * BLOCK, y = e->by * BLOCK;
 
-    block_extent(&e->w.h, bx, e->by, &w, &h);
+    block_extent(&e->w.h, e->level, bx, e->by, &w, &h);
     uint32_t x0 = x - st->x0 < margin ? st->x0 : x - margin, x1 = x + round_up(w) + margin;
     uint32_t y0 = y - st->y0 < margin ? st->y0 : y - margin, y1 = y + round_up(h) + margin;
     if (x1 > round_up(st->x1)) x1 = round_up(st->x1);
@@ -218,10 +244,10 @@ static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
     size_t size;
     view v;
 
-    block_extent(&e->w.h, bx, e->by, &w, &h);
+    block_extent(&e->w.h, e->level, bx, e->by, &w, &h);
     if (g->has_nodata) {
-        const uint8_t *px = strip_at(&e->strip, bx * BLOCK, e->by * BLOCK);
-        size_t n = find_equal(s->bits, px, e->strip.stride, 3, (int)g->n_bands, w, h, (uint8_t)g->nodata);
+        const uint8_t *px = strip_at(&e->strips[e->level > 0], bx * BLOCK, e->by * BLOCK);
+        size_t n = find_equal(s->bits, px, e->strips[e->level > 0].stride, 3, (int)g->n_bands, w, h, (uint8_t)g->nodata);
         if (n == (size_t)w * h * g->n_bands) return NSVQ_OK; // not stored
         if (n) flags |= PART_MASK;
     }
@@ -246,14 +272,14 @@ static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
 static void gather_planes(const encoder *e, slot *s, const uint8_t *from, uint32_t w, uint32_t h)
 {
     const group *g = &e->w.h.groups[e->g];
-    size_t bytes = group_bytes(g), step = e->strip.item;
+    size_t bytes = group_bytes(g), step = e->strips[e->level > 0].item;
     uint8_t *to = s->planes;
 
     for (uint32_t b = 0; b < g->n_bands; b++)
         for (int part = 0; part <= g->complex; part++)
             for (uint32_t y = 0; y < h; y++, to += w * bytes) {
-                const uint8_t *p = from + (ptrdiff_t)b * e->strip.band_stride +
-                                   (ptrdiff_t)y * e->strip.stride + (size_t)part * bytes;
+                const uint8_t *p = from + (ptrdiff_t)b * e->strips[e->level > 0].band_stride +
+                                   (ptrdiff_t)y * e->strips[e->level > 0].stride + (size_t)part * bytes;
                 if (step == bytes) memcpy(to, p, w * bytes);
                 for (uint32_t x = 0; step != bytes && x < w; x++) memcpy(to + x * bytes, p + x * step, bytes);
             }
@@ -267,8 +293,8 @@ static nsvq_status encode_exact(encoder *e, slot *s, uint32_t bx, wr *out)
     size_t bytes = group_bytes(g);
     wr layer = {0};
 
-    block_extent(&e->w.h, bx, e->by, &shape.width, &shape.height);
-    gather_planes(e, s, strip_at(&e->strip, bx * BLOCK, e->by * BLOCK), shape.width, shape.height);
+    block_extent(&e->w.h, e->level, bx, e->by, &shape.width, &shape.height);
+    gather_planes(e, s, strip_at(&e->strips[e->level > 0], bx * BLOCK, e->by * BLOCK), shape.width, shape.height);
     size_t n = (size_t)shape.width * shape.height * shape.n_bands;
     if (nodata && !memcmp(s->planes, nodata, bytes) && !memcmp(s->planes, s->planes + bytes, (n - 1) * bytes))
         return NSVQ_OK; // not stored
@@ -282,12 +308,12 @@ static nsvq_status encode_exact(encoder *e, slot *s, uint32_t bx, wr *out)
 
 static nsvq_status encode_mask(encoder *e, slot *s, uint32_t bx, wr *out)
 {
-    const uint8_t *px = strip_at(&e->strip, bx * BLOCK, e->by * BLOCK);
+    const uint8_t *px = strip_at(&e->strips[e->level > 0], bx * BLOCK, e->by * BLOCK);
     uint32_t w, h;
     wr layer = {0};
 
-    block_extent(&e->w.h, bx, e->by, &w, &h);
-    if (find_equal(s->bits, px, e->strip.stride, 1, 1, w, h, 0) == (size_t)w * h) return NSVQ_OK; // not stored
+    block_extent(&e->w.h, e->level, bx, e->by, &w, &h);
+    if (find_equal(s->bits, px, e->strips[e->level > 0].stride, 1, 1, w, h, 0) == (size_t)w * h) return NSVQ_OK; // not stored
     mask_encode(&layer, s->bits, 1, w, h);
     wr_le(out, PART_MASK, 1);
     put_part(out, PART_MASK, layer.p, layer.size, true);
@@ -298,8 +324,9 @@ static nsvq_status encode_mask(encoder *e, slot *s, uint32_t bx, wr *out)
 
 static bool go_on(encoder *e)
 {
-    double total = (double)e->w.h.n_entries, done = (double)atomic_load(&e->done);
+    double total = 0, done = (double)atomic_load(&e->done);
 
+    for (uint32_t l = 0; l < e->w.h.n_levels; l++) total += (double)e->w.h.levels[l].n_entries;
     return !e->r.progress || e->r.progress(e->r.user, done / total);
 }
 
@@ -320,40 +347,124 @@ static int encode_task(void *user, int thread, size_t item)
     return st != NSVQ_OK;
 }
 
+/* ---- halving of the chunk ---- */
+
+/* Fills e->valid, from mask number `mask` or the alpha band, and halves it too. */
+static nsvq_status load_valid(encoder *e, uint32_t mask, nsvq_error *err)
+{
+    const nsvq_raster *r = &e->r;
+    uint32_t w, h;
+
+    block_extent(&e->w.h, 0, e->bx0 + e->n - 1, e->by, &w, &h);
+    w += (e->n - 1) * BLOCK;
+    uint8_t *to = e->valid;
+    nsvq_pull p = {.x = e->bx0 * BLOCK, .y = e->by * BLOCK, .w = w, .h = h, .first = mask, .n = 1, .pixels = to,
+                   .pixel_stride = 1, .row_stride = w};
+    if (e->w.h.n_masks) {
+        if (r->read_mask(r->user, &p)) return pull_failed(&p, err);
+    } else { // of a wider alpha band what is not 0
+        size_t bytes = nsvq_type_bytes(type_of(&r->bands[r->alpha])), n = (size_t)w * h;
+        uint8_t *wide = malloc(n * bytes);
+        if (!wide) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+        p.first = r->alpha;
+        p.pixels = wide;
+        p.pixel_stride = (ptrdiff_t)bytes;
+        p.row_stride = (ptrdiff_t)(w * bytes);
+        int failed = r->read(r->user, &p);
+        for (size_t i = 0; i < n; i++) {
+            uint8_t any = 0;
+            for (size_t k = 0; k < bytes; k++) any |= wide[i * bytes + k];
+            to[i] = any ? 255 : 0;
+        }
+        free(wide);
+        if (failed) return pull_failed(&p, err);
+    }
+    pyramid_put_mask(&e->pyramid, 1, mask, p.x, p.y, w, h, to, w);
+    return NSVQ_OK;
+}
+
+/* The strip's own pixels, without halo, to level 1. */
+static nsvq_status halve_strip(encoder *e, nsvq_error *err)
+{
+    const group *g = &e->w.h.groups[e->g];
+    const strip *s = &e->strips[0];
+    nsvq_status st = NSVQ_OK;
+    uint32_t w, h;
+
+    if (e->w.h.n_levels == 1 || g->coding == CODING_MASK) return NSVQ_OK;
+    block_extent(&e->w.h, 0, e->bx0 + e->n - 1, e->by, &w, &h);
+    w += (e->n - 1) * BLOCK;
+    const uint8_t *px = strip_at(s, e->bx0 * BLOCK, e->by * BLOCK);
+    for (uint32_t b = 0; b < g->n_bands; b++) {
+        const uint8_t *valid = e->valid;
+        uint32_t band = g->first_band + b;
+        if (e->w.h.band_masks) st = load_valid(e, band, err);
+        if (st != NSVQ_OK) return st;
+        if (!e->w.h.n_masks && band == e->r.alpha) valid = NULL; // alpha itself is averaged whole
+        pyramid_put(&e->pyramid, 1, band, e->bx0 * BLOCK, e->by * BLOCK, w, h, px + (ptrdiff_t)b * s->band_stride,
+                    (ptrdiff_t)s->item, s->stride, valid, w);
+    }
+    return NSVQ_OK;
+}
+
+/* ---- chunks, rows, levels ---- */
+
 static nsvq_status encode_chunk(encoder *e, nsvq_error *err)
 {
     uint32_t n_groups = e->w.h.n_groups;
     size_t n = (size_t)e->n * n_groups;
+    nsvq_status st = NSVQ_OK;
 
     for (size_t i = 0; i < n; i++) e->pieces[i].size = 0;
-    for (e->g = 0; e->g < n_groups; e->g++) {
-        nsvq_status st = strip_load(e, err);
-        if (st != NSVQ_OK) return st;
+    if (!e->level && e->valid && !e->w.h.band_masks) st = load_valid(e, 0, err);
+    for (e->g = 0; e->g < n_groups && st == NSVQ_OK; e->g++) {
+        if ((st = strip_load(e, err)) != NSVQ_OK) return st;
+        if (!e->level && (st = halve_strip(e, err)) != NSVQ_OK) return st;
         pool_run(e->opt.n_threads, e->n, encode_task, e);
         st = (nsvq_status)atomic_load(&e->status);
         if (st != NSVQ_OK) return fail(err, st, NO_OFFSET, "%s", nsvq_status_text(st));
     }
+    if (st != NSVQ_OK) return st;
     e->joined.size = 0;
     for (size_t i = 0; i < n; i++) {
         e->sizes[i] = (uint32_t)e->pieces[i].size;
         wr_bytes(&e->joined, e->pieces[i].p, e->pieces[i].size);
     }
     if (e->joined.bad) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
-    return writer_blocks(&e->w, e->joined.p, e->sizes, n, err);
+    return writer_blocks(&e->w, e->level, e->joined.p, e->sizes, n, err);
+}
+
+static nsvq_status encode_row(encoder *e, uint32_t level, uint32_t by, nsvq_error *err)
+{
+    uint32_t blocks_x = e->w.h.levels[level].blocks_x;
+
+    e->level = level;
+    e->by = by;
+    for (e->bx0 = 0; e->bx0 < blocks_x; e->bx0 += e->n) {
+        e->n = blocks_x - e->bx0 < e->chunk ? blocks_x - e->bx0 : e->chunk;
+        nsvq_status st = encode_chunk(e, err);
+        if (st != NSVQ_OK) return st;
+        if (!go_on(e)) return fail(err, NSVQ_E_CANCELLED, NO_OFFSET, "cancelled");
+    }
+    return NSVQ_OK;
 }
 
 static nsvq_status encode_blocks(encoder *e, nsvq_error *err)
 {
     const header *h = &e->w.h;
+    nsvq_status st = NSVQ_OK;
+    uint32_t by;
 
-    for (e->by = 0; e->by < h->blocks_y; e->by++)
-        for (e->bx0 = 0; e->bx0 < h->blocks_x; e->bx0 += e->n) {
-            e->n = h->blocks_x - e->bx0 < e->chunk ? h->blocks_x - e->bx0 : e->chunk;
-            nsvq_status st = encode_chunk(e, err);
-            if (st != NSVQ_OK) return st;
-            if (!go_on(e)) return fail(err, NSVQ_E_CANCELLED, NO_OFFSET, "cancelled");
+    for (uint32_t row = 0; row < h->levels[0].blocks_y && st == NSVQ_OK; row++) {
+        st = encode_row(e, 0, row, err);
+        if (st == NSVQ_OK) pyramid_advance(&e->pyramid, (uint64_t)(row + 1) * BLOCK);
+        for (uint32_t l = 1; l < h->n_levels && st == NSVQ_OK; l++) {
+            pyramid_halve(&e->pyramid, l);
+            while (st == NSVQ_OK && pyramid_ready(&e->pyramid, l, &by)) st = encode_row(e, l, by, err);
+            pyramid_drop(&e->pyramid, l);
         }
-    return NSVQ_OK;
+    }
+    return st;
 }
 
 /* ---- memory ---- */
@@ -391,19 +502,26 @@ static bool slot_create(const encoder *e, slot *s, size_t exact)
 
 static nsvq_status encoder_room(encoder *e, nsvq_error *err)
 {
-    uint32_t n_groups = e->w.h.n_groups, blocks_x = e->w.h.blocks_x;
+    uint32_t n_groups = e->w.h.n_groups, blocks_x = e->w.h.levels[0].blocks_x;
 
     e->chunk = CHUNK_PIECES / n_groups;
     size_t exact = exact_bytes(&e->w.h);
     if (exact && e->chunk > CHUNK_BYTES / exact) e->chunk = (uint32_t)(CHUNK_BYTES / exact);
     e->chunk = e->chunk < MIN_CHUNK ? MIN_CHUNK : e->chunk > MAX_CHUNK ? MAX_CHUNK : e->chunk;
     e->chunk = e->chunk < blocks_x ? e->chunk : blocks_x;
-    e->strip.g = UINT32_MAX; // of no group yet
+    e->strips[0].g = e->strips[1].g = UINT32_MAX; // of no group yet
     e->pieces = calloc((size_t)e->chunk * n_groups, sizeof *e->pieces);
     e->sizes = calloc((size_t)e->chunk * n_groups, sizeof *e->sizes);
     e->slots = calloc((size_t)e->opt.n_threads, sizeof *e->slots);
     bool ok = e->pieces && e->sizes && e->slots;
     for (int i = 0; ok && i < e->opt.n_threads; i++) ok = slot_create(e, &e->slots[i], exact);
+    if (e->w.h.n_levels > 1) {
+        ok = ok && pyramid_create(&e->pyramid, &e->w.h, &e->r, e->halo * NSVQ_STRIDE);
+        if (e->w.h.n_masks || e->r.has_alpha) {
+            e->valid = malloc((size_t)e->chunk * BLOCK * BLOCK);
+            ok = ok && e->valid;
+        }
+    }
     return ok ? NSVQ_OK : fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
 }
 
@@ -423,7 +541,10 @@ static void encoder_free(encoder *e)
     free(e->slots);
     free(e->pieces);
     free(e->sizes);
-    free(e->strip.px);
+    free(e->strips[0].px);
+    free(e->strips[1].px);
+    free(e->valid);
+    pyramid_free(&e->pyramid);
     wr_free(&e->joined);
     writer_free(&e->w);
     nsvq_model_release(e->model);
@@ -446,6 +567,8 @@ static nsvq_status check_arguments(encoder *e, const nsvq_sink *sink, const nsvq
         !r->n_bands || r->n_bands > MAX_BANDS)
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "%u x %u pixels, %u bands", r->width, r->height,
                     r->n_bands);
+    if (r->has_mask > 2 || (r->has_alpha && r->alpha >= r->n_bands))
+        return fail(err, NSVQ_E_ARG, NO_OFFSET, "has_mask %u, alpha %u", r->has_mask, r->alpha);
     if (!r->bands || !r->read || (r->has_mask && !r->read_mask) || (r->n_meta && !r->meta))
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "a field of nsvq_raster is NULL");
     if (!o->quality) o->quality = 50;
@@ -460,16 +583,12 @@ static nsvq_status check_arguments(encoder *e, const nsvq_sink *sink, const nsvq
         const nsvq_band *band = &r->bands[b];
         size_t bytes = band->type ? nsvq_type_bytes((nsvq_type)band->type) : 1;
         if (!bytes || (band->has_nodata && (band->type > NSVQ_TYPE_COMPLEX ||
-                                            (bytes < 8 && band->nodata >> (8 * bytes)))))
-            return fail(err, NSVQ_E_ARG, NO_OFFSET, "band %u: type %u, nodata %llx", b, band->type,
-                        (unsigned long long)band->nodata);
+                                            (bytes < 8 && band->nodata >> (8 * bytes)))) ||
+            band->resampling > NSVQ_MODE)
+            return fail(err, NSVQ_E_ARG, NO_OFFSET, "band %u: type %u, nodata %llx, resampling %u", b, band->type,
+                        (unsigned long long)band->nodata, band->resampling);
     }
     return NSVQ_OK;
-}
-
-static nsvq_type type_of(const nsvq_band *b)
-{
-    return b->type ? (nsvq_type)b->type : NSVQ_TYPE_U8;
 }
 
 static bool is_exact(const nsvq_band *b)
@@ -502,7 +621,9 @@ static nsvq_status plan_groups(const encoder *e, header *h, nsvq_error *err)
 {
     const nsvq_raster *r = &e->r;
 
-    h->groups = calloc((size_t)r->n_bands + 1, sizeof *h->groups);
+    h->n_masks = r->has_mask == 2 ? r->n_bands : r->has_mask;
+    h->band_masks = r->has_mask == 2;
+    h->groups = calloc((size_t)r->n_bands + h->n_masks, sizeof *h->groups);
     if (!h->groups) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
     for (uint32_t b = 0; b < r->n_bands; b += h->groups[h->n_groups++].n_bands) {
         const nsvq_band *band = &r->bands[b];
@@ -517,8 +638,8 @@ static nsvq_status plan_groups(const encoder *e, header *h, nsvq_error *err)
             .n_bands = n,
             .first_band = b};
     }
-    if (r->has_mask) h->groups[h->n_groups++] = (group){.coding = CODING_MASK};
-    h->has_mask = r->has_mask;
+    for (uint32_t i = 0; i < h->n_masks; i++)
+        h->groups[h->n_groups++] = (group){.coding = CODING_MASK, .first_band = i};
     h->n_bands = r->n_bands;
     return NSVQ_OK;
 }
@@ -580,9 +701,12 @@ static nsvq_status add_sections(const encoder *e, header *h, wr *payload, nsvq_e
 
 static nsvq_status begin(encoder *e, const nsvq_sink *sink, nsvq_error *err)
 {
-    header h = {.width = e->r.width, .height = e->r.height, .n_levels = 1};
+    header h = {.width = e->r.width, .height = e->r.height};
     wr payload[2] = {{0}};
     nsvq_status st = plan_groups(e, &h, err);
+
+    h.n_levels = (uint8_t)levels_of(h.width, h.height);
+    if (e->opt.n_levels && e->opt.n_levels < h.n_levels) h.n_levels = (uint8_t)e->opt.n_levels;
 
     if (st == NSVQ_OK) st = take_model(e, &h, err);
     if (st == NSVQ_OK) st = add_sections(e, &h, payload, err);

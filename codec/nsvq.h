@@ -142,13 +142,13 @@ typedef struct nsvq_info {
     size_t   struct_size; /* set by the caller */
     uint32_t width, height, n_bands;
     uint32_t block_size;  /* 512 */
-    uint32_t n_levels;    /* 1: no overviews in the file */
+    uint32_t n_levels;    /* with the full resolution; sides of level l are ceil(side / 2^l) */
     uint32_t quality;     /* 1..100, 0 when no group is lossy */
     uint32_t n_groups;
     uint64_t model_id;    /* 0: none needed */
     char     model_name[32];
     uint8_t  embedded;    /* the file holds its model */
-    uint8_t  has_mask;    /* a dataset mask is stored: 0 or 255 per pixel */
+    uint8_t  has_mask;    /* masks, 0 or 255 per pixel: 1 of the dataset, 2 of each band */
 } nsvq_info;
 
 typedef struct nsvq_file    nsvq_file;    /* immutable once open, shared by threads */
@@ -198,7 +198,8 @@ typedef struct nsvq_window {
  * names group and block) when and only when its pixels depend on damaged bytes; pixels is then
  * undefined. */
 NSVQ_API nsvq_status nsvq_read(nsvq_decoder *d, const nsvq_window *w, nsvq_error *err);
-/* The dataset mask, one byte per pixel, 0 or 255 (all 255 when none is stored). bands are ignored. */
+/* Masks, bytes of 0 or 255 (all 255, as one band, when none is stored). Where the dataset has one, it
+ * is read as one band, whatever bands says. */
 NSVQ_API nsvq_status nsvq_read_mask(nsvq_decoder *d, const nsvq_window *w, nsvq_error *err);
 
 /* ---- writing ---- */
@@ -213,7 +214,16 @@ typedef struct nsvq_band {
     uint8_t  has_nodata; /* pixels equal to nodata stay exactly so, and no other becomes so */
     uint64_t nodata;     /* the bits of a sample; not for complex types */
     uint8_t  type;       /* nsvq_type; 0: U8. All others are coded losslessly */
+    uint8_t  resampling; /* nsvq_resampling, to overviews */
 } nsvq_band;
+
+/* How a sample of an overview comes from those of the 2 x 2 below that are valid: neither nodata nor
+ * NaN nor masked. Where none is, it is nodata or masked too. */
+typedef enum nsvq_resampling {
+    NSVQ_AVERAGE = 0,
+    NSVQ_NEAREST = 1, /* the first, from the upper left */
+    NSVQ_MODE = 2     /* the most frequent, of several the first */
+} nsvq_resampling;
 
 /* A part of the raster to encode, and where its samples go, as in nsvq_window: of bands first ..
  * first + n - 1, which have one type. */
@@ -230,10 +240,12 @@ typedef struct nsvq_raster { /* what to encode: pulled by callbacks, from the ca
     const nsvq_band *bands;       /* n_bands */
     const nsvq_meta *meta;        /* n_meta records, stored as they are */
     uint32_t n_meta;
-    uint8_t  has_mask;
+    uint8_t  has_mask;  /* as in nsvq_info */
+    uint8_t  has_alpha; /* band `alpha` tells what is invisible, for overviews */
+    uint32_t alpha;
     /* 0 = fine; anything else ends the encoding with NSVQ_E_IO. */
     int (*read)(void *user, const nsvq_pull *p);
-    int (*read_mask)(void *user, const nsvq_pull *p); /* bytes, 0 or 255 */
+    int (*read_mask)(void *user, const nsvq_pull *p); /* bytes, 0 or 255; n is 1 */
     int (*progress)(void *user, double done); /* 0..1; return 0 to stop: NSVQ_E_CANCELLED. May be NULL */
 } nsvq_raster;
 
@@ -244,11 +256,14 @@ typedef struct nsvq_encode_options { /* in every field 0 = default */
     int               n_threads; /* default 1; above 256 as 256 */
     int               embed;     /* 0 = when the library does not ship the model, 1 = always, 2 = never */
     uint32_t          max_group; /* bands of a lossless group: 1..64; default 32 */
+    uint32_t          n_levels;  /* at most; 1: no overviews; default: down to one block */
 } nsvq_encode_options;
 
 /* Writes a whole file into an empty sink; *bytes (may be NULL) receives its size. Consecutive runs of
  * three lossy bands with equal nodata settings form a group, other lossy ones stand alone; lossless
- * ones of one type and nodata share groups of equal size. The footer comes last: what a failed call leaves is never a valid file. */
+ * ones of one type and nodata share groups of equal size. The header comes last: what a failed call
+ * leaves is never a valid file. Memory: a chunk of blocks, and of the levels below the full one some
+ * rows of blocks. */
 NSVQ_API nsvq_status nsvq_encode(const nsvq_sink *sink, const nsvq_raster *raster,
                                  const nsvq_encode_options *opt, uint64_t *bytes, nsvq_error *err);
 

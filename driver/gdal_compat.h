@@ -29,6 +29,9 @@
 #define NSVQ_CSL char **
 #endif
 
+// Lists of bands and levels; constant since 3.6.
+#define NSVQ_INT_LIST const int *
+
 // 3.7 has a type for signed bytes; before, they are Byte with an item in IMAGE_STRUCTURE.
 #if GDAL_VERSION_NUM >= GDAL_COMPUTE_VERSION(3, 7, 0)
 #define NSVQ_HAVE_INT8 1

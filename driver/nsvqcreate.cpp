@@ -20,6 +20,8 @@ struct CreateOptions {
     int nEmbed = 0; // as in nsvq_encode_options
     bool bLossless = false; // asked for
     bool bLossy = false;    // asked for
+    bool bOverviews = true;
+    nsvq_resampling eResampling = NSVQ_AVERAGE;
     NSVQModelPtr psModel{}; // NULL: the library's default
 };
 
@@ -132,6 +134,16 @@ static bool ParseOptions(CSLConstList papszOptions, CreateOptions &oOptions)
         return IllegalOption("LOSSLESS", pszLossless, "YES or NO");
     if (oOptions.bLossless) oOptions.bLossy = false;
 
+    const char *pszOverviews = CSLFetchNameValueDef(papszOptions, "OVERVIEWS", "AUTO");
+    oOptions.bOverviews = EQUAL(pszOverviews, "AUTO");
+    if (!oOptions.bOverviews && !EQUAL(pszOverviews, "NONE"))
+        return IllegalOption("OVERVIEWS", pszOverviews, "AUTO or NONE");
+    const char *pszResampling = CSLFetchNameValueDef(papszOptions, "OVERVIEW_RESAMPLING", "AVERAGE");
+    if (EQUAL(pszResampling, "NEAREST")) oOptions.eResampling = NSVQ_NEAREST;
+    else if (EQUAL(pszResampling, "MODE")) oOptions.eResampling = NSVQ_MODE;
+    else if (!EQUAL(pszResampling, "AVERAGE"))
+        return IllegalOption("OVERVIEW_RESAMPLING", pszResampling, "AVERAGE, NEAREST or MODE");
+
     const char *pszEmbed = CSLFetchNameValueDef(papszOptions, "EMBED_MODEL", "AUTO");
     bool bEmbed = false;
     if (!EQUAL(pszEmbed, "AUTO")) {
@@ -235,7 +247,7 @@ static bool GetNoDataBits(GDALRasterBand *poBand, uint64_t &nBits)
     return bHas && GetSampleBits(NSVQFromGDALBand(poBand), dfNoData, nBits);
 }
 
-static std::vector<nsvq_band> DescribeBands(GDALDataset *poSrcDS, bool bLossless)
+static std::vector<nsvq_band> DescribeBands(GDALDataset *poSrcDS, const CreateOptions &oOptions)
 {
     const int nBands = poSrcDS->GetRasterCount();
     // One nodata value per band, where pixels are missing when all bands have theirs.
@@ -247,8 +259,11 @@ static std::vector<nsvq_band> DescribeBands(GDALDataset *poSrcDS, bool bLossless
         GDALRasterBand *poBand = poSrcDS->GetRasterBand(i + 1);
         nsvq_band &sBand = asBands[i];
         sBand.type = static_cast<uint8_t>(NSVQFromGDALBand(poBand));
-        sBand.exact = bLossless || poBand->GetColorInterpretation() == GCI_AlphaBand ||
-                      IsLabelBand(poBand);
+        const bool bLabels = IsLabelBand(poBand);
+        sBand.exact = oOptions.bLossless || bLabels ||
+                      poBand->GetColorInterpretation() == GCI_AlphaBand;
+        sBand.resampling = static_cast<uint8_t>(oOptions.eResampling);
+        if (bLabels && oOptions.eResampling == NSVQ_AVERAGE) sBand.resampling = NSVQ_MODE;
         uint64_t nBits = 0;
         sBand.has_nodata = GetNoDataBits(poBand, nBits);
         if (aosValues.size() == nBands && sBand.type == NSVQ_TYPE_U8) {
@@ -428,7 +443,7 @@ static int ReadSourceMask(void *pUser, const nsvq_pull *psPull)
 {
     GDALDataset *poSrcDS = static_cast<Source *>(pUser)->poDS;
     const int nW = static_cast<int>(psPull->w), nH = static_cast<int>(psPull->h);
-    if (poSrcDS->GetRasterBand(1)->GetMaskBand()->RasterIO(
+    if (poSrcDS->GetRasterBand(static_cast<int>(psPull->first) + 1)->GetMaskBand()->RasterIO(
             GF_Read, static_cast<int>(psPull->x), static_cast<int>(psPull->y), nW, nH,
             psPull->pixels, nW, nH, GDT_Byte, psPull->pixel_stride, psPull->row_stride,
             nullptr) != CE_None)
@@ -466,6 +481,7 @@ static bool Encode(const char *pszTemporary, const char *pszFilename, const nsvq
     sOptions.quality = oOptions.nQuality;
     sOptions.n_threads = oOptions.nThreads;
     sOptions.embed = oOptions.nEmbed;
+    sOptions.n_levels = oOptions.bOverviews ? 0 : 1;
     nsvq_error sError{UINT64_MAX, ""};
     const nsvq_status eStatus = nsvq_encode(&sSink, &sRaster, &sOptions, nullptr, &sError);
     if (eStatus == NSVQ_E_CANCELLED) {
@@ -512,8 +528,7 @@ static bool EncodeToTarget(const char *pszFilename, const nsvq_raster &sRaster,
 /* Opens what was written. What the file does not hold goes the way of other formats: into sidecar
  * files. */
 static GDALDataset *Finish(const char *pszFilename, GDALDataset *poSrcDS,
-                           const CreateOptions &oOptions, int nLeftToPam, bool bBandMasks,
-                           int bStrict)
+                           const CreateOptions &oOptions, int nLeftToPam, int bStrict)
 {
     const int nCloneFlags =
         nLeftToPam | GCIF_COLORTABLE | GCIF_RAT | GCIF_PROCESS_BANDS | GCIF_ONLY_IF_MISSING;
@@ -526,8 +541,6 @@ static GDALDataset *Finish(const char *pszFilename, GDALDataset *poSrcDS,
 
     bool bDone =
         poDS && static_cast<NSVQDataset *>(poDS.get())->CloneInfo(poSrcDS, nCloneFlags) == CE_None;
-    if (bDone && bBandMasks)
-        bDone = GDALDriver::DefaultCopyMasks(poSrcDS, poDS.get(), bStrict) == CE_None;
     if (poDS && (bDone || !bStrict)) return poDS.release();
     poDS.reset();
     GDALDriver::QuietDelete(pszFilename);
@@ -547,22 +560,26 @@ GDALDataset *NSVQDataset::CreateCopy(const char *pszFilename, GDALDataset *poSrc
     }
 
     const int nBands = poSrcDS->GetRasterCount();
-    const std::vector<nsvq_band> asBands = DescribeBands(poSrcDS, oOptions.bLossless);
+    const std::vector<nsvq_band> asBands = DescribeBands(poSrcDS, oOptions);
     if (!CheckCoding(asBands, oOptions, bStrict)) return nullptr;
     MetaRecords oMeta;
     const int nLeftToPam = AddGeoreferencing(oMeta, poSrcDS);
     AddDomains(oMeta, 0, poSrcDS, true);
     Source oSource{poSrcDS, {}, asBands.data(), pfnProgress, pProgressData};
     bool bBandMasks = false;
+    nsvq_raster sRaster{};
     for (int i = 1; i <= nBands; i++) {
         GDALRasterBand *poBand = poSrcDS->GetRasterBand(i);
         AddBandRecords(oMeta, i, poBand,
                        asBands[i - 1].exact || asBands[i - 1].type != NSVQ_TYPE_U8);
         oSource.anBandMap.push_back(i);
         bBandMasks |= poBand->GetMaskFlags() == 0;
+        if (poBand->GetColorInterpretation() == GCI_AlphaBand) {
+            sRaster.has_alpha = 1;
+            sRaster.alpha = static_cast<uint32_t>(i - 1);
+        }
     }
 
-    nsvq_raster sRaster{};
     sRaster.struct_size = sizeof(sRaster);
     sRaster.user = &oSource;
     sRaster.width = static_cast<uint32_t>(poSrcDS->GetRasterXSize());
@@ -571,10 +588,13 @@ GDALDataset *NSVQDataset::CreateCopy(const char *pszFilename, GDALDataset *poSrc
     sRaster.bands = asBands.data();
     sRaster.meta = oMeta.Get().data();
     sRaster.n_meta = static_cast<uint32_t>(oMeta.Get().size());
-    sRaster.has_mask = !bBandMasks && poSrcDS->GetRasterBand(1)->GetMaskFlags() == GMF_PER_DATASET;
+    if (bBandMasks)
+        sRaster.has_mask = 2;
+    else
+        sRaster.has_mask = poSrcDS->GetRasterBand(1)->GetMaskFlags() == GMF_PER_DATASET;
     sRaster.read = ReadSource;
     sRaster.read_mask = ReadSourceMask;
     sRaster.progress = ReportProgress;
     if (!EncodeToTarget(pszFilename, sRaster, oOptions)) return nullptr;
-    return Finish(pszFilename, poSrcDS, oOptions, nLeftToPam, bBandMasks, bStrict);
+    return Finish(pszFilename, poSrcDS, oOptions, nLeftToPam, bStrict);
 }

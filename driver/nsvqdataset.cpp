@@ -230,17 +230,54 @@ bool NSVQDataset::OpenFile(GDALOpenInfo *poOpenInfo, const nsvq_model *psModel)
         return false;
 
     LoadGroups();
-    if (m_sInfo.has_mask) m_poMaskBand = std::make_unique<NSVQMaskBand>(this);
     LoadMetadata();
     return true;
 }
 
+/* The dataset of a level, with all bands, as GDAL wants it for reading several bands at once. */
+NSVQDataset *NSVQDataset::GetLevel(int nLevel)
+{
+    if (m_poBase) return m_poBase->GetLevel(nLevel);
+    if (nLevel == 0) return this;
+    m_apoLevels.resize(m_sInfo.n_levels);
+    std::unique_ptr<NSVQDataset> &poLevel = m_apoLevels[nLevel];
+    if (!poLevel) {
+        poLevel = std::make_unique<NSVQDataset>();
+        poLevel->m_poBase = this;
+        poLevel->m_nLevel = nLevel;
+        poLevel->m_sInfo = m_sInfo;
+        poLevel->m_nThreads = m_nThreads;
+        poLevel->nRasterXSize = ((nRasterXSize - 1) >> nLevel) + 1;
+        poLevel->nRasterYSize = ((nRasterYSize - 1) >> nLevel) + 1;
+        poLevel->nPamFlags |= GPF_NOSAVE;
+        poLevel->SetDescription(GetDescription());
+        poLevel->LoadGroups();
+        poLevel->SetStructureMetadata();
+    }
+    return poLevel.get();
+}
+
+/* Whoever builds external overviews wants those, not the file's. */
+CPLErr NSVQDataset::IBuildOverviews(const char *pszResampling, int nOverviews,
+                                    NSVQ_INT_LIST panOverviews, int nListBands,
+                                    NSVQ_INT_LIST panBands, GDALProgressFunc pfnProgress,
+                                    void *pProgressData, CSLConstList papszOptions)
+{
+    m_bHideLevels = true;
+    const CPLErr eErr =
+        GDALPamDataset::IBuildOverviews(pszResampling, nOverviews, panOverviews, nListBands,
+                                        panBands, pfnProgress, pProgressData, papszOptions);
+    m_bHideLevels = false;
+    return eErr;
+}
+
 void NSVQDataset::LoadGroups()
 {
+    const nsvq_file *psFile = GetLevel(0)->m_psFile.get();
     for (uint32_t i = 0; i < m_sInfo.n_groups; i++) {
         nsvq_group sGroup{};
         sGroup.struct_size = sizeof(sGroup);
-        if (nsvq_group_get(m_psFile.get(), i, &sGroup) != NSVQ_OK) break;
+        if (nsvq_group_get(psFile, i, &sGroup) != NSVQ_OK) break;
         m_aoGroups.push_back({sGroup.coding, sGroup.type, static_cast<int>(sGroup.first_band),
                               static_cast<int>(sGroup.n_bands)});
         for (uint32_t j = 0; j < sGroup.n_bands; j++) {
@@ -248,6 +285,9 @@ void NSVQDataset::LoadGroups()
             SetBand(nBandIn, new NSVQBand(this, nBandIn, static_cast<int>(i)));
         }
     }
+    const int nMasks = m_sInfo.has_mask == 2 ? nBands : m_sInfo.has_mask;
+    for (int i = 0; i < nMasks; i++)
+        m_apoMasks.push_back(std::make_unique<NSVQMaskBand>(this, i));
 }
 
 /* COMPRESSION answers when asked for, but is not listed: rasterio fails on a listed compression that
@@ -478,6 +518,7 @@ const OGRSpatialReference *NSVQDataset::GetGCPSpatialRef() const
 
 nsvq_decoder *NSVQDataset::GetDecoder()
 {
+    if (m_poBase) return m_poBase->GetDecoder();
     if (!m_psDecoder) {
         nsvq_error sError{UINT64_MAX, ""};
         nsvq_decoder *psDecoder = nullptr;
@@ -501,10 +542,11 @@ bool NSVQDataset::ReadPixels(const nsvq_window &sWindow, bool bMask, bool bQuiet
 }
 
 /* Pixels as the library counts them, without the bands and the buffer. */
-static nsvq_window MakeWindow(int nX, int nY, int nW, int nH)
+nsvq_window NSVQDataset::MakeWindow(int nX, int nY, int nW, int nH) const
 {
     nsvq_window sWindow{};
     sWindow.struct_size = sizeof(sWindow);
+    sWindow.level = static_cast<uint32_t>(m_nLevel);
     sWindow.x = static_cast<uint32_t>(nX);
     sWindow.y = static_cast<uint32_t>(nY);
     sWindow.w = static_cast<uint32_t>(nW);
@@ -782,8 +824,40 @@ CPLErr NSVQBand::IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize,
                                         nBufYSize, eBufType, nPixelSpace, nLineSpace, psExtraArg);
 }
 
+NSVQBand *NSVQBand::Base() const
+{
+    NSVQDataset *poBase = Owner()->m_poBase;
+    return poBase ? static_cast<NSVQBand *>(poBase->GetRasterBand(nBand)) : nullptr;
+}
+
+/* Overviews that were built later, beside the file, come before its own. */
+int NSVQBand::GetOverviewCount()
+{
+    const int nExternal = Base() ? 0 : GDALPamRasterBand::GetOverviewCount();
+    return nExternal > 0 ? nExternal : Owner()->GetLevelCount();
+}
+
+GDALRasterBand *NSVQBand::GetOverview(int iLevel)
+{
+    if (!Base() && GDALPamRasterBand::GetOverviewCount() > 0)
+        return GDALPamRasterBand::GetOverview(iLevel);
+    if (iLevel < 0 || iLevel >= Owner()->GetLevelCount()) return nullptr;
+    return Owner()->GetLevel(Owner()->m_nLevel + 1 + iLevel)->GetRasterBand(nBand);
+}
+
+GDALColorTable *NSVQBand::GetColorTable()
+{
+    return Base() ? Base()->GetColorTable() : GDALPamRasterBand::GetColorTable();
+}
+
+GDALRasterAttributeTable *NSVQBand::GetDefaultRAT()
+{
+    return Base() ? Base()->GetDefaultRAT() : GDALPamRasterBand::GetDefaultRAT();
+}
+
 GDALColorInterp NSVQBand::GetColorInterpretation()
 {
+    if (Base()) return Base()->GetColorInterpretation();
     const GDALColorInterp eInterp = GDALPamRasterBand::GetColorInterpretation();
     return eInterp != GCI_Undefined ? eInterp : m_eColorInterp;
 }
@@ -792,6 +866,7 @@ GDALColorInterp NSVQBand::GetColorInterpretation()
 #define NSVQ_GET_DOUBLE(getter, has, value)                                                        \
     double NSVQBand::getter(int *pbSuccess)                                                        \
     {                                                                                              \
+        if (Base()) return Base()->getter(pbSuccess);                                              \
         int bFromPam = FALSE;                                                                      \
         const double dfPam = GDALPamRasterBand::getter(&bFromPam);                                 \
         if (pbSuccess) *pbSuccess = bFromPam || has;                                               \
@@ -804,6 +879,7 @@ NSVQ_GET_DOUBLE(GetOffset, m_bHasOffset, m_dfOffset)
 
 int64_t NSVQBand::GetNoDataValueAsInt64(int *pbSuccess)
 {
+    if (Base()) return Base()->GetNoDataValueAsInt64(pbSuccess);
     int bFromPam = FALSE;
     const int64_t nPam = GDALPamRasterBand::GetNoDataValueAsInt64(&bFromPam);
     if (pbSuccess) *pbSuccess = bFromPam || m_bHasNoData;
@@ -812,6 +888,7 @@ int64_t NSVQBand::GetNoDataValueAsInt64(int *pbSuccess)
 
 uint64_t NSVQBand::GetNoDataValueAsUInt64(int *pbSuccess)
 {
+    if (Base()) return Base()->GetNoDataValueAsUInt64(pbSuccess);
     int bFromPam = FALSE;
     const uint64_t nPam = GDALPamRasterBand::GetNoDataValueAsUInt64(&bFromPam);
     if (pbSuccess) *pbSuccess = bFromPam || m_bHasNoData;
@@ -835,28 +912,37 @@ CPLErr NSVQBand::SetOffset(double dfOffset)
 
 const char *NSVQBand::GetUnitType()
 {
+    if (Base()) return Base()->GetUnitType();
     const char *pszUnit = GDALPamRasterBand::GetUnitType();
     return pszUnit && pszUnit[0] ? pszUnit : m_osUnit.c_str();
 }
 
 char **NSVQBand::GetCategoryNames()
 {
+    if (Base()) return Base()->GetCategoryNames();
     char **papszNames = GDALPamRasterBand::GetCategoryNames();
     return papszNames ? papszNames : m_aosCategories.List();
 }
 
+GDALRasterBand *NSVQDataset::GetMaskOf(int nBandIn)
+{
+    if (m_apoMasks.empty()) return nullptr;
+    return m_apoMasks[m_sInfo.has_mask == 2 ? nBandIn - 1 : 0].get();
+}
+
 GDALRasterBand *NSVQBand::GetMaskBand()
 {
-    GDALRasterBand *poMaskBand = Owner()->m_poMaskBand.get();
+    GDALRasterBand *poMaskBand = Owner()->GetMaskOf(nBand);
     return poMaskBand ? poMaskBand : GDALPamRasterBand::GetMaskBand();
 }
 
 int NSVQBand::GetMaskFlags()
 {
-    return Owner()->m_poMaskBand ? GMF_PER_DATASET : GDALPamRasterBand::GetMaskFlags();
+    if (!Owner()->GetMaskOf(nBand)) return GDALPamRasterBand::GetMaskFlags();
+    return Owner()->m_sInfo.has_mask == 2 ? 0 : GMF_PER_DATASET;
 }
 
-NSVQMaskBand::NSVQMaskBand(NSVQDataset *poDSIn)
+NSVQMaskBand::NSVQMaskBand(NSVQDataset *poDSIn, int iMask) : m_iMask(iMask)
 {
     poDS = poDSIn;
     nBand = 0;
@@ -868,12 +954,28 @@ NSVQMaskBand::NSVQMaskBand(NSVQDataset *poDSIn)
 
 CPLErr NSVQMaskBand::IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage)
 {
+    NSVQDataset *poOwner = static_cast<NSVQDataset *>(poDS);
     const int nX = nBlockXOff * nBlockXSize, nY = nBlockYOff * nBlockYSize;
-    nsvq_window sWindow = MakeWindow(nX, nY, std::min(nBlockXSize, nRasterXSize - nX),
-                                     std::min(nBlockYSize, nRasterYSize - nY));
+    const uint32_t nMask = static_cast<uint32_t>(m_iMask);
+    nsvq_window sWindow =
+        poOwner->MakeWindow(nX, nY, std::min(nBlockXSize, nRasterXSize - nX),
+                            std::min(nBlockYSize, nRasterYSize - nY));
+    sWindow.n_bands = 1;
+    sWindow.bands = &nMask;
     sWindow.pixels = pImage;
     sWindow.row_stride = nBlockXSize;
     memset(pImage, 0, static_cast<size_t>(nBlockXSize) * nBlockYSize);
-    return static_cast<NSVQDataset *>(poDS)->ReadPixels(sWindow, true, false) ? CE_None
-                                                                              : CE_Failure;
+    return poOwner->ReadPixels(sWindow, true, false) ? CE_None : CE_Failure;
+}
+
+int NSVQMaskBand::GetOverviewCount()
+{
+    return static_cast<NSVQDataset *>(poDS)->GetLevelCount();
+}
+
+GDALRasterBand *NSVQMaskBand::GetOverview(int iLevel)
+{
+    NSVQDataset *poOwner = static_cast<NSVQDataset *>(poDS);
+    if (iLevel < 0 || iLevel >= poOwner->GetLevelCount()) return nullptr;
+    return poOwner->GetLevel(poOwner->m_nLevel + 1 + iLevel)->m_apoMasks[m_iMask].get();
 }

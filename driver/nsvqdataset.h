@@ -135,6 +135,9 @@ class NSVQDataset final : public GDALPamDataset
     const char *GetMetadataItem(const char *pszName, const char *pszDomain = "") override;
 
   protected:
+    CPLErr IBuildOverviews(const char *pszResampling, int nOverviews, NSVQ_INT_LIST panOverviews,
+                           int nListBands, NSVQ_INT_LIST panBands, GDALProgressFunc pfnProgress,
+                           void *pProgressData, CSLConstList papszOptions) override;
     CPLErr IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize, void *pData,
                      int nBufXSize, int nBufYSize, GDALDataType eBufType, int nBandCount,
                      BANDMAP_TYPE panBandMap, GSpacing nPixelSpace, GSpacing nLineSpace,
@@ -151,6 +154,13 @@ class NSVQDataset final : public GDALPamDataset
     };
 
     bool OpenFile(GDALOpenInfo *poOpenInfo, const nsvq_model *psModel);
+    NSVQDataset *GetLevel(int nLevel);
+    int GetLevelCount() const
+    {
+        return m_bHideLevels ? 0 : static_cast<int>(m_sInfo.n_levels) - 1 - m_nLevel;
+    }
+    GDALRasterBand *GetMaskOf(int nBand);
+    nsvq_window MakeWindow(int nX, int nY, int nW, int nH) const;
     void LoadGroups();
     void LoadMetadata();
     void LoadRecord(const nsvq_meta &sMeta);
@@ -173,6 +183,10 @@ class NSVQDataset final : public GDALPamDataset
     std::unique_ptr<nsvq_file, NSVQFileReleaser> m_psFile{};
     std::unique_ptr<nsvq_decoder, NSVQDecoderReleaser> m_psDecoder{}; // made by the first read
     nsvq_info m_sInfo{};
+    int m_nLevel = 0;
+    NSVQDataset *m_poBase = nullptr; // of an overview: the full resolution, which owns it
+    std::vector<std::unique_ptr<NSVQDataset>> m_apoLevels{}; // made when asked for; [0] is empty
+    bool m_bHideLevels = false;      // while and since external overviews are built
     int m_nThreads = 1;
     std::vector<NSVQGroup> m_aoGroups{};
 
@@ -183,7 +197,7 @@ class NSVQDataset final : public GDALPamDataset
     bool m_bGeoTransform = false;
     double m_adfGeoTransform[6] = {0, 1, 0, 0, 0, 1};
     std::vector<GDAL_GCP> m_asGCPs{};
-    std::unique_ptr<NSVQMaskBand> m_poMaskBand{}; // when the file stores a mask
+    std::vector<std::unique_ptr<NSVQMaskBand>> m_apoMasks{}; // none, the dataset's, or each band's
 };
 
 class NSVQBand final : public GDALPamRasterBand
@@ -209,12 +223,18 @@ class NSVQBand final : public GDALPamRasterBand
     char **GetCategoryNames() override;
     GDALRasterBand *GetMaskBand() override;
     int GetMaskFlags() override;
+    GDALColorTable *GetColorTable() override;
+    GDALRasterAttributeTable *GetDefaultRAT() override;
+    int GetOverviewCount() override;
+    GDALRasterBand *GetOverview(int iLevel) override;
 
   private:
     NSVQDataset *Owner() const
     {
         return static_cast<NSVQDataset *>(poDS);
     }
+    // Of an overview's band: that of the full resolution, which knows all but the pixels.
+    NSVQBand *Base() const;
 
     int m_iGroup;
     GDALColorInterp m_eColorInterp = GCI_Undefined;
@@ -228,12 +248,18 @@ class NSVQBand final : public GDALPamRasterBand
 class NSVQMaskBand final : public GDALRasterBand
 {
   public:
-    explicit NSVQMaskBand(NSVQDataset *poDS);
+    /* iMask: from 0, of the file's masks */
+    NSVQMaskBand(NSVQDataset *poDS, int iMask);
     CPLErr IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage) override;
+    int GetOverviewCount() override;
+    GDALRasterBand *GetOverview(int iLevel) override;
     bool IsMaskBand() const override
     {
         return true;
     }
+
+  private:
+    int m_iMask;
 };
 
 #endif

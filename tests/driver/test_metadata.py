@@ -305,7 +305,7 @@ def test_driver_description():
     assert "DCAP_CREATE" not in items
     from xml.etree import ElementTree
     names = {o.get("name") for o in ElementTree.fromstring(items["DMD_CREATIONOPTIONLIST"])}
-    assert names == {"QUALITY", "MODEL", "EMBED_MODEL", "LOSSLESS", "NUM_THREADS"}
+    assert names == {"QUALITY", "MODEL", "EMBED_MODEL", "LOSSLESS", "NUM_THREADS", "OVERVIEWS", "OVERVIEW_RESAMPLING"}
     assert [o.get("name") for o in ElementTree.fromstring(items["DMD_OPENOPTIONLIST"])] == ["NUM_THREADS"]
 
 

@@ -249,15 +249,17 @@ static void index_damage(void **state)
     p.bands[0].exact = 1;
     blob b = encode(&p, 1, 2);
     nsvq_file *f = open_blob(&b);
-    uint64_t at = index_page_offset(&f->h, 1) + 40;
-    assert_int_equal(f->n_pages, 2);
+    uint32_t n;
+    uint64_t second = f->h.levels[0].first_page + 1, at = index_page(&f->h, second, &n) + 40;
+    assert_int_equal(f->h.n_pages, second + 1);
+    assert_int_equal(n, 600 - PAGE_ENTRIES);
     nsvq_close(f);
     b.p[at] ^= 4;
     f = open_blob(&b);
     assert_ok(read_window(f, 1, 0, 0, 512 * 512, 1, px, &err), err);
     assert_memory_equal(px, p.px, 512 * 512);
     assert_int_equal(read_window(f, 1, 512 * 512, 0, 1, 1, px, &err), NSVQ_E_CORRUPT);
-    assert_non_null(strstr(err.text, "index page 1"));
+    assert_non_null(strstr(err.text, "index page 11"));
     b.p[at] ^= 4; // whoever damaged it repairs it: nothing remembers the failure
     assert_ok(read_window(f, 1, 512 * 512, 0, 1, 1, px, &err), err);
     nsvq_close(f);
@@ -268,19 +270,20 @@ static void index_damage(void **state)
 
 /* ---- absurd headers, with checksums that fit ---- */
 
-/* A file of `size` bytes with the given header behind its prefix, rightly sealed. */
+/* A file of `size` bytes with the given header behind its prefix and size, rightly sealed. */
 static blob sealed(const wr *head, size_t size)
 {
     static const uint8_t prefix[] = {0x8e, 'N', 'S', 'V', 'Q', '\r', '\n', 0x1a, 1, 0};
-    size_t header_bytes = PREFIX_BYTES + head->size;
+    size_t header_bytes = PREFIX_BYTES + 8 + head->size + SEAL_BYTES;
     blob b = {.p = calloc(1, size), .size = size};
+    wr whole = {.p = b.p, .size = header_bytes};
 
     assert_non_null(b.p);
-    assert_true(size >= header_bytes + FOOTER_BYTES);
+    assert_true(size >= header_bytes);
     memcpy(b.p, prefix, sizeof prefix);
     put_le(b.p + sizeof prefix, header_bytes, 2);
-    memcpy(b.p + PREFIX_BYTES, head->p, head->size);
-    header_seal(b.p + size - FOOTER_BYTES, b.p, header_bytes, size);
+    memcpy(b.p + PREFIX_BYTES + 8, head->p, head->size);
+    header_seal(&whole, size);
     return b;
 }
 
@@ -305,8 +308,11 @@ static const absurd absurds[] = {
     {MAX_DIMENSION, MAX_DIMENSION, 9, 1, {3, 1, 1, 0x80, 0x80, 1}, 1, 6, {0}, 1, NSVQ_E_CORRUPT},
     // other types, blocks, levels
     {9, 9, 31, 1, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
-    {9, 9, 9, 0, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
-    {9, 9, 9, 255, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 0, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 2, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {513, 9, 9, 2, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_OK},
+    {513, 9, 9, 3, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 255, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
     // groups: none, of none, unknown, too many, reserved bits, bands behind the mask, a mask alone
     {9, 9, 9, 1, {0}, 0, 0, {0}, 1, NSVQ_E_CORRUPT},
     {9, 9, 9, 1, {3, 1, 1, 0}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
@@ -317,6 +323,11 @@ static const absurd absurds[] = {
     {9, 9, 9, 1, {3, 1, 1, 1, 4, 1, 3, 1, 1, 1}, 3, 10, {0}, 1, NSVQ_E_CORRUPT},
     {9, 9, 9, 1, {3, 1, 1, 1, 4, 2}, 2, 6, {0}, 1, NSVQ_E_CORRUPT},
     {9, 9, 9, 1, {4, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
+    // masks of bands: one each, too few, of no bands, of a group that is none
+    {9, 9, 9, 1, {3, 1, 2, 1, 0x24, 2}, 2, 6, {0}, 1, NSVQ_OK},
+    {9, 9, 9, 1, {3, 1, 2, 1, 0x24, 1}, 2, 6, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {0x24, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 2, 1, 0x24, 2, 4, 1}, 3, 8, {0}, 1, NSVQ_E_CORRUPT},
     // exact groups: no type, an unknown one, reserved bits, an odd complex one, one with nodata, too large
     {9, 9, 9, 1, {3, 0, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
     {9, 9, 9, 1, {3, 11, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
@@ -417,10 +428,10 @@ static nsvq_status one_block(const uint8_t *groups, size_t n_groups_bytes, uint8
     wr_le(&record, flags, 1);
     wr_le(&record, checksum(checksum(0, &flags, 1), layer, n), 4);
     wr_bytes(&record, layer, n);
-    size_t index = PREFIX_BYTES + head.size;
+    size_t index = PREFIX_BYTES + 8 + head.size + SEAL_BYTES;
     size_t n_entries = groups[0] == 2 ? 2 : 1;
     size_t blocks = index + (size_t)index_bytes(n_entries);
-    blob b = sealed(&head, blocks + n_entries * record.size + FOOTER_BYTES);
+    blob b = sealed(&head, blocks + n_entries * record.size);
     put_le(b.p + index, blocks, 8);
     for (size_t i = 0; i < n_entries; i++) {
         put_le(b.p + index + 8 + 4 * i, record.size, 4);

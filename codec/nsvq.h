@@ -99,13 +99,18 @@ typedef enum nsvq_meta_tag {
     NSVQ_META_DOMAIN = 5,        /* text: domain name, 0, then "KEY=VALUE" or XML items, each + 0 */
     NSVQ_META_DESCRIPTION = 6,   /* text; band */
     NSVQ_META_COLOR_INTERP = 7,  /* text: GDAL's name of the interpretation; band */
-    NSVQ_META_NODATA = 8,        /* f64; band */
-    NSVQ_META_GCPS = 9,          /* text lines: id, info, pixel, line, x, y, z (tab separated, %.17g) */
+    NSVQ_META_NODATA = 8,        /* f64, or a sample of 64 bits; band */
+    NSVQ_META_GCPS = 9,          /* each: id, 0, info, 0, f64 x 5: pixel, line, x, y, z */
     NSVQ_META_GCP_WKT2 = 10,     /* text */
     NSVQ_META_SCALE = 11,        /* f64; band */
     NSVQ_META_OFFSET = 12,       /* f64; band */
     NSVQ_META_UNIT = 13,         /* text; band */
-    NSVQ_META_CATEGORIES = 14    /* texts, each + 0; band */
+    NSVQ_META_CATEGORIES = 14,   /* texts, each + 0; band */
+    NSVQ_META_PALETTE = 15,      /* u8 interpretation, s16 x 4 an entry; band */
+    NSVQ_META_ATTRIBUTES = 16,   /* raster attribute table; band */
+    NSVQ_META_BITS = 17,         /* u8: bits of a sample that are used; band */
+    NSVQ_META_GCP_AXES = 18,     /* as CRS_AXES, of the GCPs' CRS */
+    NSVQ_META_GCP_EPOCH = 19     /* as CRS_EPOCH */
 } nsvq_meta_tag;
 
 typedef struct nsvq_meta {

@@ -184,7 +184,7 @@ static bool CheckSource(const char *pszFilename, GDALDataset *poSrcDS)
 static bool IsLabelBand(GDALRasterBand *poBand)
 {
     if (poBand->GetColorInterpretation() == GCI_PaletteIndex || poBand->GetColorTable() ||
-        poBand->GetCategoryNames())
+        poBand->GetCategoryNames() || poBand->GetDefaultRAT())
         return true;
     const char *pszBits = poBand->GetMetadataItem("NBITS", "IMAGE_STRUCTURE");
     return pszBits && atoi(pszBits) < 8; // a lossy value could leave the range
@@ -297,12 +297,6 @@ static bool CheckCoding(const std::vector<nsvq_band> &asBands, const CreateOptio
 
 /* ---- metadata ---- */
 
-/* False when osText could not be read back from a list of lines and tab-separated fields. */
-static bool IsPlainField(const char *pszText)
-{
-    return strpbrk(pszText, "\t\n") == nullptr;
-}
-
 /* WKT2:2019, else whatever the CRS can be written as; empty when it cannot. */
 static std::string GetWKT(const OGRSpatialReference *poSRS)
 {
@@ -320,22 +314,34 @@ static std::string GetWKT(const OGRSpatialReference *poSRS)
     return osWKT;
 }
 
-static bool AddCRS(MetaRecords &oMeta, nsvq_meta_tag eTag, const OGRSpatialReference *poSRS,
-                   bool bWithAxes)
+/* Numbers and texts of a record. */
+template <class T> static void Append(std::string &osPayload, T tValue)
 {
+    GByte abyBytes[sizeof(T)];
+    memcpy(abyBytes, &tValue, sizeof(T));
+    for (size_t i = 0; i < sizeof(T); i++)
+        osPayload += static_cast<char>(abyBytes[CPL_IS_LSB ? i : sizeof(T) - 1 - i]);
+}
+
+static void AppendText(std::string &osPayload, const char *pszText)
+{
+    osPayload.append(pszText ? pszText : "", (pszText ? strlen(pszText) : 0) + 1);
+}
+
+/* eTag: of the CRS; its mapping and epoch stand in eAxes and eEpoch. */
+static bool AddCRS(MetaRecords &oMeta, nsvq_meta_tag eTag, nsvq_meta_tag eAxes,
+                   nsvq_meta_tag eEpoch, const OGRSpatialReference *poSRS)
+{
+    if (poSRS->IsEmpty()) return true;
     const std::string osWKT = GetWKT(poSRS);
     if (osWKT.empty()) return false;
     oMeta.Add(eTag, 0, osWKT);
-    if (!bWithAxes) return true;
-
     std::string osAxes;
-    for (const int nAxis : poSRS->GetDataAxisToSRSAxisMapping()) {
-        const GInt32 nStored = CPL_LSBWORD32(nAxis);
-        osAxes.append(reinterpret_cast<const char *>(&nStored), sizeof(nStored));
-    }
-    oMeta.Add(NSVQ_META_CRS_AXES, 0, osAxes);
+    for (const int nAxis : poSRS->GetDataAxisToSRSAxisMapping())
+        Append(osAxes, static_cast<int32_t>(nAxis));
+    oMeta.Add(eAxes, 0, osAxes);
     const double dfEpoch = poSRS->GetCoordinateEpoch();
-    if (dfEpoch > 0) oMeta.AddDoubles(NSVQ_META_CRS_EPOCH, 0, &dfEpoch, 1);
+    if (dfEpoch > 0) oMeta.AddDoubles(eEpoch, 0, &dfEpoch, 1);
     return true;
 }
 
@@ -344,7 +350,8 @@ static int AddGeoreferencing(MetaRecords &oMeta, GDALDataset *poSrcDS)
 {
     int nLeftToPam = 0;
     const OGRSpatialReference *poSRS = poSrcDS->GetSpatialRef();
-    if (poSRS && !AddCRS(oMeta, NSVQ_META_CRS_WKT2, poSRS, true)) nLeftToPam |= GCIF_PROJECTION;
+    if (poSRS && !AddCRS(oMeta, NSVQ_META_CRS_WKT2, NSVQ_META_CRS_AXES, NSVQ_META_CRS_EPOCH, poSRS))
+        nLeftToPam |= GCIF_PROJECTION;
 
     double adfGT[6];
     if (GDALGetGeoTransform(GDALDataset::ToHandle(poSrcDS), adfGT) == CE_None)
@@ -356,16 +363,14 @@ static int AddGeoreferencing(MetaRecords &oMeta, GDALDataset *poSrcDS)
     std::string osText;
     for (int i = 0; i < nGCPs; i++) {
         const GDAL_GCP &sGCP = pasGCPs[i];
-        if (!IsPlainField(sGCP.pszId) || !IsPlainField(sGCP.pszInfo)) return nLeftToPam | GCIF_GCPS;
-        osText += std::string(sGCP.pszId) + "\t" + sGCP.pszInfo;
+        AppendText(osText, sGCP.pszId);
+        AppendText(osText, sGCP.pszInfo);
         for (const double dfValue :
              {sGCP.dfGCPPixel, sGCP.dfGCPLine, sGCP.dfGCPX, sGCP.dfGCPY, sGCP.dfGCPZ})
-            osText += CPLSPrintf("\t%.17g", dfValue);
-        osText += '\n';
+            Append(osText, dfValue);
     }
     const OGRSpatialReference *poGCPSRS = poSrcDS->GetGCPSpatialRef();
-    // Axis mapping and epoch stand once: they are the GCPs' where the raster has no other CRS.
-    if (poGCPSRS && !AddCRS(oMeta, NSVQ_META_GCP_WKT2, poGCPSRS, poSRS == nullptr))
+    if (poGCPSRS && !AddCRS(oMeta, NSVQ_META_GCP_WKT2, NSVQ_META_GCP_AXES, NSVQ_META_GCP_EPOCH, poGCPSRS))
         return nLeftToPam | GCIF_GCPS;
     oMeta.Add(NSVQ_META_GCPS, 0, osText);
     return nLeftToPam;
@@ -389,8 +394,54 @@ static void AddDomains(MetaRecords &oMeta, int nBand, GDALMajorObject *poObject,
     }
 }
 
-static void AddBandRecords(MetaRecords &oMeta, int nBand, GDALRasterBand *poBand, bool bExact)
+static void AddPalette(MetaRecords &oMeta, int nBand, const GDALColorTable *poTable)
 {
+    std::string osPayload(1, static_cast<char>(poTable->GetPaletteInterpretation()));
+    for (int i = 0; i < poTable->GetColorEntryCount(); i++) {
+        const GDALColorEntry *psEntry = poTable->GetColorEntry(i);
+        for (const short nPart : {psEntry->c1, psEntry->c2, psEntry->c3, psEntry->c4})
+            Append(osPayload, static_cast<int16_t>(nPart));
+    }
+    oMeta.Add(NSVQ_META_PALETTE, nBand, osPayload);
+}
+
+/* False where a column is of a type that the file does not know. */
+static bool AddAttributes(MetaRecords &oMeta, int nBand, const GDALRasterAttributeTable *poTable)
+{
+    std::string osPayload;
+    double dfRow0 = 0, dfWidth = 0;
+    const bool bBins = poTable->GetLinearBinning(&dfRow0, &dfWidth);
+    const int nColumns = poTable->GetColumnCount(), nRows = poTable->GetRowCount();
+
+    Append(osPayload, static_cast<uint8_t>(poTable->GetTableType() == GRTT_ATHEMATIC));
+    Append(osPayload, static_cast<uint8_t>(bBins));
+    if (bBins) {
+        Append(osPayload, dfRow0);
+        Append(osPayload, dfWidth);
+    }
+    Append(osPayload, static_cast<uint32_t>(nColumns));
+    Append(osPayload, static_cast<uint32_t>(nRows));
+    for (int i = 0; i < nColumns; i++) {
+        const GDALRATFieldType eType = poTable->GetTypeOfCol(i);
+        if (eType != GFT_Integer && eType != GFT_Real && eType != GFT_String) return false;
+        AppendText(osPayload, poTable->GetNameOfCol(i));
+        Append(osPayload, static_cast<uint8_t>(eType));
+        Append(osPayload, static_cast<uint8_t>(poTable->GetUsageOfCol(i)));
+        for (int j = 0; j < nRows; j++) {
+            if (eType == GFT_Integer)
+                Append(osPayload, static_cast<int32_t>(poTable->GetValueAsInt(j, i)));
+            if (eType == GFT_Real) Append(osPayload, poTable->GetValueAsDouble(j, i));
+            if (eType == GFT_String) AppendText(osPayload, poTable->GetValueAsString(j, i));
+        }
+    }
+    oMeta.Add(NSVQ_META_ATTRIBUTES, nBand, osPayload);
+    return true;
+}
+
+/* Returns GCIF_ flags of what the file cannot hold, for PAM. */
+static int AddBandRecords(MetaRecords &oMeta, int nBand, GDALRasterBand *poBand, bool bExact)
+{
+    int nLeftToPam = 0;
     AddDomains(oMeta, nBand, poBand, bExact);
     if (poBand->GetDescription()[0])
         oMeta.Add(NSVQ_META_DESCRIPTION, nBand, poBand->GetDescription());
@@ -421,6 +472,14 @@ static void AddBandRecords(MetaRecords &oMeta, int nBand, GDALRasterBand *poBand
     for (int i = 0; papszNames && papszNames[i]; i++)
         osNames.append(papszNames[i], strlen(papszNames[i]) + 1);
     if (!osNames.empty()) oMeta.Add(NSVQ_META_CATEGORIES, nBand, osNames);
+
+    if (poBand->GetColorTable()) AddPalette(oMeta, nBand, poBand->GetColorTable());
+    const GDALRasterAttributeTable *poRAT = poBand->GetDefaultRAT();
+    if (poRAT && !AddAttributes(oMeta, nBand, poRAT)) nLeftToPam = GCIF_RAT | GCIF_PROCESS_BANDS;
+    const char *pszBits = poBand->GetMetadataItem("NBITS", "IMAGE_STRUCTURE");
+    if (pszBits && atoi(pszBits) > 0 && atoi(pszBits) <= 64)
+        oMeta.Add(NSVQ_META_BITS, nBand, std::string(1, static_cast<char>(atoi(pszBits))));
+    return nLeftToPam;
 }
 
 /* ---- callbacks: C++ exceptions must not leave them, so nothing here allocates ---- */
@@ -530,8 +589,6 @@ static bool EncodeToTarget(const char *pszFilename, const nsvq_raster &sRaster,
 static GDALDataset *Finish(const char *pszFilename, GDALDataset *poSrcDS,
                            const CreateOptions &oOptions, int nLeftToPam, int bStrict)
 {
-    const int nCloneFlags =
-        nLeftToPam | GCIF_COLORTABLE | GCIF_RAT | GCIF_PROCESS_BANDS | GCIF_ONLY_IF_MISSING;
     CPLStringList aosOpenOptions;
     aosOpenOptions.SetNameValue("NUM_THREADS", CPLSPrintf("%d", oOptions.nThreads));
     GDALOpenInfo oOpenInfo(pszFilename, GDAL_OF_RASTER);
@@ -539,8 +596,10 @@ static GDALDataset *Finish(const char *pszFilename, GDALDataset *poSrcDS,
     std::unique_ptr<GDALDataset> poDS(
         NSVQDataset::OpenWithModel(&oOpenInfo, oOptions.psModel.get()));
 
-    bool bDone =
-        poDS && static_cast<NSVQDataset *>(poDS.get())->CloneInfo(poSrcDS, nCloneFlags) == CE_None;
+    bool bDone = poDS != nullptr;
+    if (bDone && nLeftToPam)
+        bDone = static_cast<NSVQDataset *>(poDS.get())
+                    ->CloneInfo(poSrcDS, nLeftToPam | GCIF_ONLY_IF_MISSING) == CE_None;
     if (poDS && (bDone || !bStrict)) return poDS.release();
     poDS.reset();
     GDALDriver::QuietDelete(pszFilename);
@@ -563,15 +622,15 @@ GDALDataset *NSVQDataset::CreateCopy(const char *pszFilename, GDALDataset *poSrc
     const std::vector<nsvq_band> asBands = DescribeBands(poSrcDS, oOptions);
     if (!CheckCoding(asBands, oOptions, bStrict)) return nullptr;
     MetaRecords oMeta;
-    const int nLeftToPam = AddGeoreferencing(oMeta, poSrcDS);
+    int nLeftToPam = AddGeoreferencing(oMeta, poSrcDS);
     AddDomains(oMeta, 0, poSrcDS, true);
     Source oSource{poSrcDS, {}, asBands.data(), pfnProgress, pProgressData};
     bool bBandMasks = false;
     nsvq_raster sRaster{};
     for (int i = 1; i <= nBands; i++) {
         GDALRasterBand *poBand = poSrcDS->GetRasterBand(i);
-        AddBandRecords(oMeta, i, poBand,
-                       asBands[i - 1].exact || asBands[i - 1].type != NSVQ_TYPE_U8);
+        const bool bExact = asBands[i - 1].exact || asBands[i - 1].type != NSVQ_TYPE_U8;
+        nLeftToPam |= AddBandRecords(oMeta, i, poBand, bExact);
         oSource.anBandMap.push_back(i);
         bBandMasks |= poBand->GetMaskFlags() == 0;
         if (poBand->GetColorInterpretation() == GCI_AlphaBand) {

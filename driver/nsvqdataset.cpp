@@ -353,6 +353,113 @@ static CPLStringList GetStrings(const char *pszText, size_t nSize)
     return aosList;
 }
 
+static std::vector<int> GetAxes(const nsvq_meta &sMeta)
+{
+    std::vector<int> anAxes(std::min<size_t>(sMeta.size / 4, 4));
+    for (size_t i = 0; i < anAxes.size(); i++) {
+        GInt32 nAxis;
+        memcpy(&nAxis, static_cast<const char *>(sMeta.data) + 4 * i, 4);
+        anAxes[i] = CPL_LSBWORD32(nAxis);
+    }
+    return anAxes;
+}
+
+static void SetAxes(OGRSpatialReference &oSRS, const std::vector<int> &anAxes, double dfEpoch)
+{
+    if (oSRS.IsEmpty()) return;
+    if (anAxes.size() >= 2 && anAxes.size() <= 3) oSRS.SetDataAxisToSRSAxisMapping(anAxes);
+    if (dfEpoch > 0) oSRS.SetCoordinateEpoch(dfEpoch);
+}
+
+/* Reads what a record holds piece by piece; past its end all pieces are empty. */
+class RecordReader
+{
+  public:
+    explicit RecordReader(const nsvq_meta &sMeta)
+        : m_pabyAt(static_cast<const GByte *>(sMeta.data)), m_nLeft(sMeta.size)
+    {
+    }
+    size_t Left() const
+    {
+        return m_nLeft;
+    }
+    template <class T> T Number()
+    {
+        T tValue = 0;
+        if (m_nLeft < sizeof(T)) {
+            m_nLeft = 0;
+            return tValue;
+        }
+        GByte abyBytes[sizeof(T)];
+        for (size_t i = 0; i < sizeof(T); i++)
+            abyBytes[CPL_IS_LSB ? i : sizeof(T) - 1 - i] = m_pabyAt[i];
+        memcpy(&tValue, abyBytes, sizeof(T));
+        Skip(sizeof(T));
+        return tValue;
+    }
+    std::string Text()
+    {
+        const char *pszText = reinterpret_cast<const char *>(m_pabyAt);
+        const std::string osText(m_nLeft ? pszText : "", m_nLeft ? strnlen(pszText, m_nLeft) : 0);
+        Skip(std::min(osText.size() + 1, m_nLeft));
+        return osText;
+    }
+
+  private:
+    void Skip(size_t nBytes)
+    {
+        m_pabyAt += nBytes;
+        m_nLeft -= nBytes;
+    }
+
+    const GByte *m_pabyAt;
+    size_t m_nLeft;
+};
+
+static std::unique_ptr<GDALColorTable> GetPalette(const nsvq_meta &sMeta)
+{
+    RecordReader oReader(sMeta);
+    const int nInterp = oReader.Number<uint8_t>();
+    if (nInterp > GPI_HLS || sMeta.size > 1 + 8 * 65536) return nullptr;
+    auto poTable = std::make_unique<GDALColorTable>(static_cast<GDALPaletteInterp>(nInterp));
+    for (int i = 0; oReader.Left() >= 8; i++) {
+        GDALColorEntry sEntry;
+        sEntry.c1 = oReader.Number<int16_t>();
+        sEntry.c2 = oReader.Number<int16_t>();
+        sEntry.c3 = oReader.Number<int16_t>();
+        sEntry.c4 = oReader.Number<int16_t>();
+        poTable->SetColorEntry(i, &sEntry);
+    }
+    return poTable;
+}
+
+static std::unique_ptr<GDALDefaultRasterAttributeTable> GetAttributes(const nsvq_meta &sMeta)
+{
+    RecordReader oReader(sMeta);
+    auto poTable = std::make_unique<GDALDefaultRasterAttributeTable>();
+    poTable->SetTableType(oReader.Number<uint8_t>() ? GRTT_ATHEMATIC : GRTT_THEMATIC);
+    if (oReader.Number<uint8_t>()) {
+        const double dfRow0 = oReader.Number<double>();
+        poTable->SetLinearBinning(dfRow0, oReader.Number<double>());
+    }
+    const uint32_t nColumns = oReader.Number<uint32_t>(), nRows = oReader.Number<uint32_t>();
+    for (uint32_t i = 0; i < nColumns && oReader.Left(); i++) {
+        const std::string osName = oReader.Text();
+        const int nType = oReader.Number<uint8_t>(), nUsage = oReader.Number<uint8_t>();
+        if (nRows > oReader.Left() || nType > GFT_String || nUsage >= GFU_MaxCount) return nullptr;
+        if (i == 0) poTable->SetRowCount(static_cast<int>(nRows));
+        poTable->CreateColumn(osName.c_str(), static_cast<GDALRATFieldType>(nType),
+                              static_cast<GDALRATFieldUsage>(nUsage));
+        for (uint32_t j = 0; j < nRows; j++) {
+            const int iRow = static_cast<int>(j), iColumn = static_cast<int>(i);
+            if (nType == GFT_Integer) poTable->SetValue(iRow, iColumn, oReader.Number<int32_t>());
+            if (nType == GFT_Real) poTable->SetValue(iRow, iColumn, oReader.Number<double>());
+            if (nType == GFT_String) poTable->SetValue(iRow, iColumn, oReader.Text().c_str());
+        }
+    }
+    return poTable;
+}
+
 static void SetCRS(OGRSpatialReference &oSRS, const std::string &osWKT)
 {
     CPLErrorStateBackuper oBackuper;
@@ -373,15 +480,10 @@ void NSVQDataset::LoadMetadata()
         bHasCRS |= sMeta.tag == NSVQ_META_CRS_WKT2;
         LoadRecord(sMeta);
     }
-    // Axis mapping and epoch belong to the CRS, or to that of the GCPs where there is no other.
-    OGRSpatialReference &oSRS = bHasCRS ? m_oSRS : m_oGCPSRS;
-    if (oSRS.IsEmpty()) {
-        if (bHasCRS)
-            CPLError(CE_Warning, CPLE_AppDefined, "the CRS of the file cannot be understood");
-        return;
-    }
-    if (m_anAxes.size() >= 2 && m_anAxes.size() <= 3) oSRS.SetDataAxisToSRSAxisMapping(m_anAxes);
-    if (m_dfEpoch > 0) oSRS.SetCoordinateEpoch(m_dfEpoch);
+    if (bHasCRS && m_oSRS.IsEmpty())
+        CPLError(CE_Warning, CPLE_AppDefined, "the CRS of the file cannot be understood");
+    SetAxes(m_oSRS, m_anAxes, m_dfEpoch);
+    SetAxes(m_oGCPSRS, m_anGCPAxes, m_dfGCPEpoch);
 }
 
 void NSVQDataset::LoadRecord(const nsvq_meta &sMeta)
@@ -398,12 +500,13 @@ void NSVQDataset::LoadRecord(const nsvq_meta &sMeta)
         SetCRS(m_oGCPSRS, osText);
         break;
     case NSVQ_META_CRS_AXES:
-        m_anAxes.resize(std::min<size_t>(sMeta.size / 4, 4));
-        for (size_t i = 0; i < m_anAxes.size(); i++) {
-            GInt32 nAxis;
-            memcpy(&nAxis, pszText + 4 * i, 4);
-            m_anAxes[i] = CPL_LSBWORD32(nAxis);
-        }
+        m_anAxes = GetAxes(sMeta);
+        break;
+    case NSVQ_META_GCP_AXES:
+        m_anGCPAxes = GetAxes(sMeta);
+        break;
+    case NSVQ_META_GCP_EPOCH:
+        GetDoubles(sMeta, &m_dfGCPEpoch, 1);
         break;
     case NSVQ_META_CRS_EPOCH:
         GetDoubles(sMeta, &m_dfEpoch, 1);
@@ -412,7 +515,7 @@ void NSVQDataset::LoadRecord(const nsvq_meta &sMeta)
         m_bGeoTransform = GetDoubles(sMeta, m_adfGeoTransform, 6);
         break;
     case NSVQ_META_GCPS:
-        LoadGCPs(osText);
+        LoadGCPs(sMeta);
         break;
     case NSVQ_META_DOMAIN:
         LoadDomain(poBand ? static_cast<GDALMajorObject *>(poBand) : this, osText.data(),
@@ -449,6 +552,18 @@ void NSVQDataset::LoadRecord(const nsvq_meta &sMeta)
     case NSVQ_META_CATEGORIES:
         if (poBand) poBand->m_aosCategories = GetStrings(osText.data(), osText.size());
         break;
+    case NSVQ_META_PALETTE:
+        if (poBand) poBand->m_poColorTable = GetPalette(sMeta);
+        break;
+    case NSVQ_META_ATTRIBUTES:
+        if (poBand) poBand->m_poRAT = GetAttributes(sMeta);
+        break;
+    case NSVQ_META_BITS:
+        if (poBand && sMeta.size == 1)
+            poBand->GDALMajorObject::SetMetadataItem(
+                "NBITS", CPLSPrintf("%d", static_cast<const GByte *>(sMeta.data)[0]),
+                "IMAGE_STRUCTURE");
+        break;
     }
 }
 
@@ -460,23 +575,21 @@ void NSVQDataset::LoadDomain(GDALMajorObject *poObject, const char *pszText, siz
     poObject->GDALMajorObject::SetMetadata(const_cast<char **>(aosParts.List()) + 1, aosParts[0]);
 }
 
-void NSVQDataset::LoadGCPs(const std::string &osText)
+void NSVQDataset::LoadGCPs(const nsvq_meta &sMeta)
 {
-    const CPLStringList aosLines(CSLTokenizeString2(osText.c_str(), "\n", 0));
-    for (int i = 0; i < aosLines.size(); i++) {
-        const CPLStringList aosFields(CSLTokenizeString2(aosLines[i], "\t", CSLT_ALLOWEMPTYTOKENS));
-        if (aosFields.size() != 7) continue;
+    RecordReader oReader(sMeta);
+    while (oReader.Left() > 0) {
         GDAL_GCP sGCP;
         GDALInitGCPs(1, &sGCP);
         CPLFree(sGCP.pszId);
         CPLFree(sGCP.pszInfo);
-        sGCP.pszId = CPLStrdup(aosFields[0]);
-        sGCP.pszInfo = CPLStrdup(aosFields[1]);
-        sGCP.dfGCPPixel = CPLAtof(aosFields[2]);
-        sGCP.dfGCPLine = CPLAtof(aosFields[3]);
-        sGCP.dfGCPX = CPLAtof(aosFields[4]);
-        sGCP.dfGCPY = CPLAtof(aosFields[5]);
-        sGCP.dfGCPZ = CPLAtof(aosFields[6]);
+        sGCP.pszId = CPLStrdup(oReader.Text().c_str());
+        sGCP.pszInfo = CPLStrdup(oReader.Text().c_str());
+        sGCP.dfGCPPixel = oReader.Number<double>();
+        sGCP.dfGCPLine = oReader.Number<double>();
+        sGCP.dfGCPX = oReader.Number<double>();
+        sGCP.dfGCPY = oReader.Number<double>();
+        sGCP.dfGCPZ = oReader.Number<double>();
         m_asGCPs.push_back(sGCP);
     }
 }
@@ -512,6 +625,81 @@ const OGRSpatialReference *NSVQDataset::GetGCPSpatialRef() const
     const OGRSpatialReference *poSRS = GDALPamDataset::GetGCPSpatialRef();
     if (poSRS || m_oGCPSRS.IsEmpty()) return poSRS;
     return &m_oGCPSRS;
+}
+
+/* ---- edits: later ones go beside the file; what the file holds cannot be taken out of it ---- */
+
+static CPLErr CannotRemove(const char *pszWhat)
+{
+    CPLError(CE_Failure, CPLE_NotSupported, "the file holds %s, which cannot be removed from it",
+             pszWhat);
+    return CE_Failure;
+}
+
+CPLErr NSVQDataset::SetSpatialRef(const OGRSpatialReference *poSRS)
+{
+    if ((!poSRS || poSRS->IsEmpty()) && !m_oSRS.IsEmpty()) return CannotRemove("a CRS");
+    return GDALPamDataset::SetSpatialRef(poSRS);
+}
+
+CPLErr NSVQDataset::SetGCPs(int nCount, const GDAL_GCP *pasGCPs, const OGRSpatialReference *poSRS)
+{
+    if (nCount == 0 && !m_asGCPs.empty()) return CannotRemove("GCPs");
+    return GDALPamDataset::SetGCPs(nCount, pasGCPs, poSRS);
+}
+
+static CPLErr HasMask()
+{
+    CPLError(CE_Failure, CPLE_NotSupported, "the file holds a mask, and takes no other");
+    return CE_Failure;
+}
+
+CPLErr NSVQDataset::CreateMaskBand(int nNewFlags)
+{
+    return m_apoMasks.empty() && !m_poBase ? GDALPamDataset::CreateMaskBand(nNewFlags) : HasMask();
+}
+
+CPLErr NSVQBand::CreateMaskBand(int nNewFlags)
+{
+    return Owner()->m_apoMasks.empty() && !Base() ? GDALPamRasterBand::CreateMaskBand(nNewFlags)
+                                                  : HasMask();
+}
+
+CPLErr NSVQBand::DeleteNoDataValue()
+{
+    return m_bHasNoData ? CannotRemove("a nodata value") : GDALPamRasterBand::DeleteNoDataValue();
+}
+
+CPLErr NSVQBand::SetColorInterpretation(GDALColorInterp eInterp)
+{
+    if (eInterp == GCI_Undefined && m_eColorInterp != GCI_Undefined)
+        return CannotRemove("a colour interpretation");
+    return GDALPamRasterBand::SetColorInterpretation(eInterp);
+}
+
+CPLErr NSVQBand::SetUnitType(const char *pszUnit)
+{
+    if ((!pszUnit || !pszUnit[0]) && !m_osUnit.empty()) return CannotRemove("a unit");
+    return GDALPamRasterBand::SetUnitType(pszUnit);
+}
+
+CPLErr NSVQBand::SetCategoryNames(char **papszNames)
+{
+    if ((!papszNames || !papszNames[0]) && !m_aosCategories.empty())
+        return CannotRemove("category names");
+    return GDALPamRasterBand::SetCategoryNames(papszNames);
+}
+
+CPLErr NSVQBand::SetColorTable(GDALColorTable *poTable)
+{
+    if (!poTable && m_poColorTable) return CannotRemove("a palette");
+    return GDALPamRasterBand::SetColorTable(poTable);
+}
+
+CPLErr NSVQBand::SetDefaultRAT(const GDALRasterAttributeTable *poTable)
+{
+    if (!poTable && m_poRAT) return CannotRemove("an attribute table");
+    return GDALPamRasterBand::SetDefaultRAT(poTable);
 }
 
 /* ---- pixels ---- */
@@ -847,12 +1035,16 @@ GDALRasterBand *NSVQBand::GetOverview(int iLevel)
 
 GDALColorTable *NSVQBand::GetColorTable()
 {
-    return Base() ? Base()->GetColorTable() : GDALPamRasterBand::GetColorTable();
+    if (Base()) return Base()->GetColorTable();
+    GDALColorTable *poTable = GDALPamRasterBand::GetColorTable();
+    return poTable ? poTable : m_poColorTable.get();
 }
 
 GDALRasterAttributeTable *NSVQBand::GetDefaultRAT()
 {
-    return Base() ? Base()->GetDefaultRAT() : GDALPamRasterBand::GetDefaultRAT();
+    if (Base()) return Base()->GetDefaultRAT();
+    GDALRasterAttributeTable *poTable = GDALPamRasterBand::GetDefaultRAT();
+    return poTable ? poTable : m_poRAT.get();
 }
 
 GDALColorInterp NSVQBand::GetColorInterpretation()

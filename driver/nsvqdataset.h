@@ -4,6 +4,7 @@
 
 #include "gdal_compat.h"
 #include "gdal_pam.h"
+#include "gdal_rat.h"
 #include "ogr_spatialref.h"
 
 #include <memory>
@@ -133,6 +134,9 @@ class NSVQDataset final : public GDALPamDataset
     const GDAL_GCP *GetGCPs() override;
     const OGRSpatialReference *GetGCPSpatialRef() const override;
     const char *GetMetadataItem(const char *pszName, const char *pszDomain = "") override;
+    CPLErr SetSpatialRef(const OGRSpatialReference *poSRS) override;
+    CPLErr SetGCPs(int nCount, const GDAL_GCP *pasGCPs, const OGRSpatialReference *poSRS) override;
+    CPLErr CreateMaskBand(int nFlags) override;
 
   protected:
     CPLErr IBuildOverviews(const char *pszResampling, int nOverviews, NSVQ_INT_LIST panOverviews,
@@ -165,7 +169,7 @@ class NSVQDataset final : public GDALPamDataset
     void LoadMetadata();
     void LoadRecord(const nsvq_meta &sMeta);
     void LoadDomain(GDALMajorObject *poObject, const char *pszText, size_t nSize);
-    void LoadGCPs(const std::string &osText);
+    void LoadGCPs(const nsvq_meta &sMeta);
     void SetStructureMetadata();
 
     nsvq_decoder *GetDecoder();
@@ -192,8 +196,8 @@ class NSVQDataset final : public GDALPamDataset
 
     OGRSpatialReference m_oSRS{};
     OGRSpatialReference m_oGCPSRS{};
-    std::vector<int> m_anAxes{};
-    double m_dfEpoch = 0;
+    std::vector<int> m_anAxes{}, m_anGCPAxes{};
+    double m_dfEpoch = 0, m_dfGCPEpoch = 0;
     bool m_bGeoTransform = false;
     double m_adfGeoTransform[6] = {0, 1, 0, 0, 0, 1};
     std::vector<GDAL_GCP> m_asGCPs{};
@@ -215,6 +219,7 @@ class NSVQBand final : public GDALPamRasterBand
     double GetNoDataValue(int *pbSuccess = nullptr) override;
     int64_t GetNoDataValueAsInt64(int *pbSuccess = nullptr) override;
     uint64_t GetNoDataValueAsUInt64(int *pbSuccess = nullptr) override;
+    CPLErr DeleteNoDataValue() override;
     double GetScale(int *pbSuccess = nullptr) override;
     double GetOffset(int *pbSuccess = nullptr) override;
     CPLErr SetScale(double dfScale) override;
@@ -223,8 +228,15 @@ class NSVQBand final : public GDALPamRasterBand
     char **GetCategoryNames() override;
     GDALRasterBand *GetMaskBand() override;
     int GetMaskFlags() override;
+    CPLErr CreateMaskBand(int nFlags) override;
     GDALColorTable *GetColorTable() override;
     GDALRasterAttributeTable *GetDefaultRAT() override;
+    // An edit that would take away what the file holds has no effect, so it fails.
+    CPLErr SetColorInterpretation(GDALColorInterp eInterp) override;
+    CPLErr SetUnitType(const char *pszUnit) override;
+    CPLErr SetCategoryNames(char **papszNames) override;
+    CPLErr SetColorTable(GDALColorTable *poTable) override;
+    CPLErr SetDefaultRAT(const GDALRasterAttributeTable *poTable) override;
     int GetOverviewCount() override;
     GDALRasterBand *GetOverview(int iLevel) override;
 
@@ -243,6 +255,8 @@ class NSVQBand final : public GDALPamRasterBand
     uint64_t m_nNoData = 0; // of the types of 64 bits, whose values doubles do not hold
     std::string m_osUnit{};
     CPLStringList m_aosCategories{};
+    std::unique_ptr<GDALColorTable> m_poColorTable{};
+    std::unique_ptr<GDALDefaultRasterAttributeTable> m_poRAT{};
 };
 
 class NSVQMaskBand final : public GDALRasterBand

@@ -157,6 +157,20 @@ static bool ParseOptions(CSLConstList papszOptions, CreateOptions &oOptions)
 
 /* ---- which sources can be written ---- */
 
+static bool CheckTarget(const char *pszFilename)
+{
+    if (!STARTS_WITH(pszFilename, "/vsistdout")) return true;
+    CPLError(CE_Failure, CPLE_NotSupported,
+             "NSVQ files cannot be written to a stream: the index at the start comes last");
+    return false;
+}
+
+bool NSVQCheckOptions(const char *pszFilename, CSLConstList papszOptions)
+{
+    CreateOptions oOptions;
+    return CheckTarget(pszFilename) && ParseOptions(papszOptions, oOptions);
+}
+
 static bool CheckSource(const char *pszFilename, GDALDataset *poSrcDS)
 {
     const int nBands = poSrcDS->GetRasterCount();
@@ -172,12 +186,7 @@ static bool CheckSource(const char *pszFilename, GDALDataset *poSrcDS)
             return false;
         }
     }
-    if (STARTS_WITH(pszFilename, "/vsistdout")) {
-        CPLError(CE_Failure, CPLE_NotSupported,
-                 "NSVQ files cannot be written to a stream: the index at the start comes last");
-        return false;
-    }
-    return true;
+    return CheckTarget(pszFilename);
 }
 
 /* Values whose neighbours mean something else: classes, indices, flags. */
@@ -554,23 +563,37 @@ static bool Encode(const char *pszTemporary, const char *pszFilename, const nsvq
     return eStatus == NSVQ_OK;
 }
 
-/* A name beside the target that no other writer has. */
-static std::string GetTemporaryName(const char *pszFilename)
+/* Object stores take bytes in one sequence and keep nothing until the last. */
+static bool IsUpload(const char *pszFilename)
+{
+    return !VSISupportsRandomWrite(pszFilename, FALSE) &&
+           VSISupportsSequentialWrite(pszFilename, FALSE);
+}
+
+std::string NSVQGetTemporaryName(const char *pszFilename)
 {
     static std::atomic<int> nCounter{0};
+    if (IsUpload(pszFilename)) return CPLGenerateTempFilename("nsvq");
     return std::string(pszFilename) +
            CPLSPrintf(".%d-%d.tmp", CPLGetCurrentProcessID(), nCounter++);
 }
 
-/* The target gets its name only when it is whole. Object stores, which take bytes in one sequence
- * and keep nothing until the last, get a copy of a local file instead. */
+void NSVQDeleteTemporary(const std::string &osName)
+{
+    for (const char *pszEnding : {"", ".aux.xml", ".msk", ".ovr"}) {
+        const std::string osFile = osName + pszEnding;
+        VSIStatBufL sStat;
+        if (VSIStatExL(osFile.c_str(), &sStat, VSI_STAT_EXISTS_FLAG) == 0)
+            VSIUnlink(osFile.c_str());
+    }
+}
+
+/* The target gets its name only when it is whole; object stores get a copy of a local file. */
 static bool EncodeToTarget(const char *pszFilename, const nsvq_raster &sRaster,
                            const CreateOptions &oOptions)
 {
-    const bool bUpload = !VSISupportsRandomWrite(pszFilename, FALSE) &&
-                         VSISupportsSequentialWrite(pszFilename, FALSE);
-    const std::string osTemporary =
-        bUpload ? std::string(CPLGenerateTempFilename("nsvq")) : GetTemporaryName(pszFilename);
+    const bool bUpload = IsUpload(pszFilename);
+    const std::string osTemporary = NSVQGetTemporaryName(pszFilename);
 
     bool bDone = Encode(osTemporary.c_str(), pszFilename, sRaster, oOptions);
     if (bDone) {

@@ -32,6 +32,18 @@ GDALDataType NSVQToGDALType(nsvq_type eType);
  * same width. 0: none. */
 nsvq_type NSVQFromGDALBand(GDALRasterBand *poBand);
 
+/* ---- nsvqcreate.cpp, nsvqwrite.cpp ---- */
+
+/* Whether CreateCopy() would take the name and the options; else a CPLError says why not. */
+bool NSVQCheckOptions(const char *pszFilename, CSLConstList papszOptions);
+/* A name that no other writer has: beside the target, or local where the target's place takes bytes in
+ * one sequence only. */
+std::string NSVQGetTemporaryName(const char *pszFilename);
+/* A file and what GDAL may have put beside it, where they exist. */
+void NSVQDeleteTemporary(const std::string &osName);
+GDALDataset *NSVQCreate(const char *pszFilename, int nXSize, int nYSize, int nBands,
+                        GDALDataType eType, NSVQ_CSL papszOptions);
+
 /* ---- vsisource.cpp ---- */
 
 /* Positional reads on a VSILFILE, from any number of threads. Owns the handle. */

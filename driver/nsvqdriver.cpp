@@ -87,6 +87,7 @@ void GDALRegister_NSVQ(void)
     poDriver->pfnIdentify = NSVQDataset::Identify;
     poDriver->pfnOpen = NSVQDataset::Open;
     poDriver->pfnCreateCopy = NSVQDataset::CreateCopy;
+    poDriver->pfnCreate = NSVQCreate;
     poDriver->pfnDelete = Delete;
     GetGDALDriverManager()->RegisterDriver(poDriver);
 }

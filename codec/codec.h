@@ -63,7 +63,9 @@ typedef struct grid {
 /* FORMAT.md 3: header, and the places that follow from it. */
 typedef struct header {
     uint32_t width, height, n_bands;
-    uint8_t n_levels, quality; /* quality 0: no lossy group */
+    uint8_t n_levels;
+    uint16_t quality16;        /* asked for, in sixteenths; 0: no lossy group */
+    uint8_t quality;           /* of the vq family's streams; 0: another family */
     uint64_t model_id;         /* 0: none needed */
     char model_name[32];
     uint32_t n_groups;         /* with the masks */
@@ -205,6 +207,8 @@ extern const size_t meta_words_bytes;
 
 const nsvq_kernels *kernels_get(void); /* NULL: NSVQ_CPU holds an unknown word */
 nsvq_model *model_retain(const nsvq_model *m);
+/* The first shipped model of a family, or of any. */
+nsvq_status model_of_family(nsvq_model **out, int family, nsvq_error *err);
 bool model_is_shipped(uint64_t id);
 nsvq_status model_find(nsvq_file *f, const nsvq_open_options *opt, nsvq_error *err);
 

@@ -9,6 +9,9 @@
 
 #include <assert.h>
 
+#define VQ_BELOW 12 /* QUALITY from which on the hyper family is the better one */
+#define VQ_LEAST 10 /* the vq family's quality at QUALITY 1 */
+
 enum { MAX_CHUNK = 64, MIN_CHUNK = 4, CHUNK_PIECES = 256 }; /* blocks; blocks times groups, about */
 enum { CHUNK_BYTES = 256 << 20 }; /* of pixels of one group, about */
 
@@ -39,6 +42,7 @@ typedef struct encoder {
     nsvq_model *model; /* NULL: no lossy group */
     writer w;
     uint32_t halo; /* latents */
+    int quality16; /* of the blocks */
     slot *slots;   /* [opt.n_threads] */
     strip strips[2]; /* of the full resolution, of the others */
     pyramid pyramid; /* the others' pixels, waiting */
@@ -254,7 +258,7 @@ static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
     }
     if (view_of(e, s, bx, &v)) return NSVQ_E_NOMEM;
     if (nsvq_engine_analyse(engine, s->scratch, v.px, v.stride, v.ww, v.wh, v.want, s->y) ||
-        nsvq_block_encode(engine, s->scratch, s->y, v.want.w, v.want.h, 16 * e->opt.quality, s->base,
+        nsvq_block_encode(engine, s->scratch, s->y, v.want.w, v.want.h, e->quality16, s->base,
                           s->base_cap, &size, s->y_hat))
         return NSVQ_E_NOMEM;
     wr_le(out, flags, 1);
@@ -573,9 +577,10 @@ static nsvq_status check_arguments(encoder *e, const nsvq_sink *sink, const nsvq
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "a field of nsvq_raster is NULL");
     if (!o->quality) o->quality = 50;
     if (!o->n_threads) o->n_threads = 1;
-    if (o->quality < 1 || o->quality > 100 || o->n_threads < 1 || o->embed < 0 || o->embed > 2)
-        return fail(err, NSVQ_E_ARG, NO_OFFSET, "quality %d, %d threads, embed %d", o->quality,
-                    o->n_threads, o->embed);
+    if (!(o->quality >= 1 && o->quality <= 100) || o->family < 0 || o->family > NSVQ_FAMILY_HYPER ||
+        o->n_threads < 1 || o->embed < 0 || o->embed > 2)
+        return fail(err, NSVQ_E_ARG, NO_OFFSET, "quality %g, family %d, %d threads, embed %d", o->quality,
+                    o->family, o->n_threads, o->embed);
     if (o->n_threads > MAX_THREADS) o->n_threads = MAX_THREADS;
     if (!o->max_group) o->max_group = 32;
     if (o->max_group > MAX_GROUP) return fail(err, NSVQ_E_ARG, NO_OFFSET, "groups of %u bands", o->max_group);
@@ -644,6 +649,16 @@ static nsvq_status plan_groups(const encoder *e, header *h, nsvq_error *err)
     return NSVQ_OK;
 }
 
+/* The vq family's own quality at q: the one with the slope of rate against distortion that the hyper
+ * family has there (0.16 squared steps a bit); below, down to its lowest rates. */
+static int vq_quality(double q)
+{
+    double v = 50 + 1.2 * (q - 13.6), low = 50 + 1.2 * (VQ_BELOW - 13.6);
+
+    if (q < VQ_BELOW) v = VQ_LEAST + (q - 1) / (VQ_BELOW - 1) * (low - VQ_LEAST);
+    return v < 100 ? (int)(v + 0.5) : 100;
+}
+
 static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
 {
     bool lossy = false;
@@ -653,14 +668,17 @@ static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
     if (e->opt.model) {
         e->model = model_retain(e->opt.model);
     } else {
-        nsvq_status st = nsvq_model_shipped(&e->model, NULL, err);
+        int better = e->opt.quality < VQ_BELOW ? NSVQ_FAMILY_VQ : NSVQ_FAMILY_HYPER;
+        nsvq_status st = model_of_family(&e->model, e->opt.family ? e->opt.family : better, err);
         if (st != NSVQ_OK) return st;
     }
     const nsvq_model_desc *m = &e->model->desc;
     if (!m->has_analysis)
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "model '%.31s' is a decode-only copy", m->name);
     e->halo = (uint32_t)nsvq_engine_analysis_halo(e->model->engine);
-    h->quality = (uint8_t)e->opt.quality;
+    h->quality16 = (uint16_t)(16 * e->opt.quality + 0.5);
+    h->quality = m->family == NSVQ_FAMILY_VQ ? (uint8_t)vq_quality(e->opt.quality) : 0;
+    e->quality16 = h->quality ? 16 * h->quality : h->quality16;
     h->model_id = e->model->id;
     memcpy(h->model_name, m->name, sizeof h->model_name);
     return NSVQ_OK;

@@ -158,6 +158,10 @@ nsvq_status nsvq_open(nsvq_file **out, const nsvq_source *src, const nsvq_open_o
     index_take_front(f, front, front_size);
     if ((st = read_sections(f, err)) != NSVQ_OK) goto done;
     if (f->h.model_id && (st = model_find(f, &opt, err)) != NSVQ_OK) goto done;
+    if (f->model && (f->model->desc.family == NSVQ_FAMILY_VQ) != (f->h.quality > 0)) {
+        st = fail(err, NSVQ_E_CORRUPT, 0, "header: quality of another family than the model's");
+        goto done;
+    }
     *out = f;
     f = NULL; // ownership moved to the caller
 done:
@@ -188,7 +192,7 @@ void nsvq_get_info(const nsvq_file *f, nsvq_info *info)
                        .n_bands = h->n_bands,
                        .block_size = BLOCK,
                        .n_levels = h->n_levels,
-                       .quality = h->quality,
+                       .quality = h->quality16 / 16.,
                        .n_groups = h->n_groups - h->n_masks,
                        .model_id = h->model_id,
                        .embedded = f->embedded,

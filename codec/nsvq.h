@@ -54,9 +54,9 @@ typedef struct nsvq_model nsvq_model; /* immutable, shared by threads, reference
 
 /* From bytes (NSVQ_E_CORRUPT with a text saying what is wrong). bytes are copied. */
 NSVQ_API nsvq_status nsvq_model_open(nsvq_model **out, const void *bytes, size_t size, nsvq_error *err);
-/* A model compiled into the library, by name; NULL = the default one. */
+/* A model compiled into the library, by name; NULL = the first one. */
 NSVQ_API nsvq_status nsvq_model_shipped(nsvq_model **out, const char *name, nsvq_error *err);
-/* Name of the i-th shipped model (0 is the default), NULL past the last. */
+/* Name of the i-th shipped model, NULL past the last. */
 NSVQ_API const char *nsvq_model_shipped_name(int i);
 NSVQ_API void        nsvq_model_release(nsvq_model *m);
 NSVQ_API const char *nsvq_model_name(const nsvq_model *m);
@@ -148,7 +148,7 @@ typedef struct nsvq_info {
     uint32_t width, height, n_bands;
     uint32_t block_size;  /* 512 */
     uint32_t n_levels;    /* with the full resolution; sides of level l are ceil(side / 2^l) */
-    uint32_t quality;     /* 1..100, 0 when no group is lossy */
+    double   quality;     /* as asked for, 1..100 in sixteenths; 0 when no group is lossy */
     uint32_t n_groups;
     uint64_t model_id;    /* 0: none needed */
     char     model_name[32];
@@ -256,8 +256,9 @@ typedef struct nsvq_raster { /* what to encode: pulled by callbacks, from the ca
 
 typedef struct nsvq_encode_options { /* in every field 0 = default */
     size_t            struct_size;
-    const nsvq_model *model;     /* default: the shipped default */
-    int               quality;   /* 1..100; default 50 */
+    const nsvq_model *model;     /* default: a shipped one of the family */
+    int               family;    /* without model: 0 = the better one at the quality, 1 = vq, 2 = hyper */
+    double            quality;   /* 1..100, rounded to sixteenths; default 50 */
     int               n_threads; /* default 1; above 256 as 256 */
     int               embed;     /* 0 = when the library does not ship the model, 1 = always, 2 = never */
     uint32_t          max_group; /* bands of a lossless group: 1..64; default 32 */

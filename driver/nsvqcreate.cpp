@@ -15,7 +15,8 @@ namespace
 {
 
 struct CreateOptions {
-    int nQuality = 50;
+    double dfQuality = 0; // 0: the library's default
+    int nFamily = 0;      // as in nsvq_encode_options
     int nThreads = 1;
     int nEmbed = 0; // as in nsvq_encode_options
     bool bLossless = false; // asked for
@@ -121,14 +122,18 @@ static bool ParseOptions(CSLConstList papszOptions, CreateOptions &oOptions)
 
     const char *pszQuality = CSLFetchNameValue(papszOptions, "QUALITY");
     if (pszQuality) {
-        const bool bInteger = CPLGetValueType(pszQuality) == CPL_VALUE_INTEGER;
-        const GIntBig nQuality = bInteger ? CPLAtoGIntBig(pszQuality) : 0;
-        if (nQuality < 1 || nQuality > 100)
-            return IllegalOption("QUALITY", pszQuality, "a whole number from 1 to 100");
-        oOptions.nQuality = static_cast<int>(nQuality);
-        oOptions.bLossless = nQuality == 100;
-        oOptions.bLossy = nQuality < 100;
+        const bool bNumber = CPLGetValueType(pszQuality) != CPL_VALUE_STRING;
+        const double dfQuality = bNumber ? CPLAtof(pszQuality) : 0;
+        if (!(dfQuality >= 1 && dfQuality <= 100))
+            return IllegalOption("QUALITY", pszQuality, "a number from 1 to 100");
+        oOptions.dfQuality = dfQuality;
+        oOptions.bLossless = dfQuality == 100;
+        oOptions.bLossy = dfQuality < 100;
     }
+    const char *pszFamily = CSLFetchNameValueDef(papszOptions, "FAMILY", "AUTO");
+    if (EQUAL(pszFamily, "VQ")) oOptions.nFamily = 1;
+    else if (EQUAL(pszFamily, "HYPER")) oOptions.nFamily = 2;
+    else if (!EQUAL(pszFamily, "AUTO")) return IllegalOption("FAMILY", pszFamily, "AUTO, VQ or HYPER");
     const char *pszLossless = CSLFetchNameValue(papszOptions, "LOSSLESS");
     if (pszLossless && !ParseBoolean(pszLossless, oOptions.bLossless))
         return IllegalOption("LOSSLESS", pszLossless, "YES or NO");
@@ -546,7 +551,8 @@ static bool Encode(const char *pszTemporary, const char *pszFilename, const nsvq
     nsvq_encode_options sOptions{};
     sOptions.struct_size = sizeof(sOptions);
     sOptions.model = oOptions.psModel.get();
-    sOptions.quality = oOptions.nQuality;
+    sOptions.family = oOptions.nFamily;
+    sOptions.quality = oOptions.dfQuality;
     sOptions.n_threads = oOptions.nThreads;
     sOptions.embed = oOptions.nEmbed;
     sOptions.n_levels = oOptions.bOverviews ? 0 : 1;

@@ -327,7 +327,7 @@ void NSVQDataset::SetStructureMetadata()
         GDALMajorObject::SetMetadataItem("MODEL_EMBEDDED", m_sInfo.embedded ? "YES" : "NO", "NSVQ");
     }
     if (m_sInfo.quality != 0)
-        GDALMajorObject::SetMetadataItem("QUALITY", CPLSPrintf("%u", m_sInfo.quality), "NSVQ");
+        GDALMajorObject::SetMetadataItem("QUALITY", CPLSPrintf("%.8g", m_sInfo.quality), "NSVQ");
 }
 
 /* ---- metadata: records that the library hands over unread, so anything may stand there ---- */

@@ -291,7 +291,7 @@ static void describe(const char *path, const char *model_path)
         nsvq_info info = {.struct_size = sizeof info};
         nsvq_get_info(f, &info);
         printf("{\"bytes\": %zu, \"block_bytes\": %" PRIu64
-               ", \"embedded\": %s, \"quality\": %" PRIu32 "}\n",
+               ", \"embedded\": %s, \"quality\": %g}\n",
                b.size, sum_blocks(f, &info), info.embedded ? "true" : "false", info.quality);
         nsvq_close(f);
         free(b.data);

@@ -80,7 +80,7 @@ static nsvq_status describe(blob *b, char line[LINE], nsvq_error *err)
     }
     if (st == NSVQ_OK)
         snprintf(line, LINE, "%u %u %u %u %08lx %08lx %08x\n", info.width, info.height, info.n_bands,
-                 info.quality, pixels, masks, crc_of_meta(f));
+                 (unsigned)info.quality, pixels, masks, crc_of_meta(f));
     nsvq_decoder_destroy(d);
     nsvq_close(f);
     free(px);

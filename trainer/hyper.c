@@ -10,6 +10,8 @@
 
 #define LN2 0.69314718f
 #define LOG2E 1.4426950f
+#define MAX_SLOPE 4.f /* bits per step, or octave of the scale */
+#define MAX_Z 6.f     /* steps: hyper-latents are clamped */
 
 void hyper_build(hyper *q, store *s, int stride, int latent, int z, int wide, int side)
 {
@@ -133,6 +135,8 @@ INLINE float fast_log2(float x)
     return (float)e + y * m * LOG2E;
 }
 
+/* Gradients are bounded, or a few outliers drive the whole network; and a scale beyond the classes is
+ * not pushed further, or it runs away: the rate of what is always zero falls with it for ever. */
 FAST double hyper_rate(const float *v, const float *ls, float *dv, float *ds, int n)
 {
     double sum = 0;
@@ -140,7 +144,7 @@ FAST double hyper_rate(const float *v, const float *ls, float *dv, float *ds, in
         const int end = n - a < 1024 ? n : a + 1024;
         float bits = 0;
         for (int i = a; i < end; i++) {
-            const float l = ls[i] < HYPER_LS_MIN ? HYPER_LS_MIN : ls[i] > 10.f ? 10.f : ls[i];
+            const float l = ls[i] < HYPER_LS_MIN ? HYPER_LS_MIN : ls[i] > HYPER_LS_MAX ? HYPER_LS_MAX : ls[i];
             const float is = fast_exp2(-l), far = 0.5f + 50.f * fast_exp2(l);
             const float m = v[i] < 0.f ? -v[i] : v[i], x = m > far ? far : m;
             const float ea = fast_exp2((x - 0.5f) * is * LOG2E);
@@ -149,11 +153,14 @@ FAST double hyper_rate(const float *v, const float *ls, float *dv, float *ds, in
             const float p = A - B + 1e-37f;
             const float fa = A * (1.f - A), fb = B * (1.f - B);
             const float c = LOG2E / p * is;
-            const float d = c * (fa - fb); /* d bits / d |v| */
+            float d = c * (fa - fb); /* d bits / d |v| */
+            d = d > MAX_SLOPE ? MAX_SLOPE : d;
             bits -= fast_log2(p);
             dv[i] = v[i] < 0.f ? -d : d;
             /* d p / d s = (fa (x - 1/2) - fb (x + 1/2)) / s^2; d s / d ls = s ln 2 */
-            ds[i] = -c * LN2 * (fa * (x - 0.5f) - fb * (x + 0.5f));
+            float e = -c * LN2 * (fa * (x - 0.5f) - fb * (x + 0.5f));
+            e = e < -MAX_SLOPE ? -MAX_SLOPE : e;
+            ds[i] = (ls[i] <= HYPER_LS_MIN && e > 0.f) || (ls[i] >= HYPER_LS_MAX && e < 0.f) ? 0.f : e;
         }
         sum += bits;
     }
@@ -233,7 +240,8 @@ static void quantise_z(const hyper *q, const float *params, hyper_patch *p, floa
     for (int i = 0; i < n; i++) {
         float *in = p->hs.r[0].v + (size_t)i * (Z + NSVQ_N_EXTRA);
         for (int c = 0; c < Z; c++) {
-            const float t = (z[i * Z + c] - mean[c]) / p->z_step[c], r = rintf(t);
+            const float t = fmaxf(-MAX_Z, fminf(MAX_Z, (z[i * Z + c] - mean[c]) / p->z_step[c]));
+            const float r = rintf(t);
             p->z_t[i * Z + c] = t;
             p->z_r[i * Z + c] = r;
             in[c] = r * p->z_step[c] + mean[c];
@@ -346,6 +354,7 @@ static void back_z(const hyper *q, float *g, hyper_patch *p, float quality, floa
             const float gi = in->g[i * (Z + NSVQ_N_EXTRA) + c], step = p->z_step[c];
             const float gt = weight * p->z_dv[j], gs = weight * p->z_ds[j];
             z->g[j] = gi + gt / step;
+            if (fabsf(p->z_t[j]) >= MAX_Z && z->g[j] * p->z_t[j] < 0.f) z->g[j] = 0.f;
             g[q->z_mean + (size_t)c] -= gt / step;
             g[q->z_scale + (size_t)c] += gs;
             const float gl = -gs + LN2 * (gi * (p->z_r[j] - p->z_t[j]) * step - gt * p->z_t[j]);

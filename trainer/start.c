@@ -411,8 +411,64 @@ static void start_prior(model *m, const dataset *d, const float *std, uint64_t *
     free(x); free(code); free(count); free(at); free(rgb); free(res); free(scale);
 }
 
-/* Predictors by least squares; scales of what a neighbour leaves, base means of zero; hyper-latents whose
- * steps are finer at high qualities. */
+/* Runs the quantiser on patches: deviations of the hyper-latents [Z], means of |y - mu| [L]. */
+static void measure_hyper(const model *m, const dataset *d, uint64_t rng, float *z_mean, float *z_std,
+                          float *spread)
+{
+    const hyper *q = &m->h;
+    const int L = q->latent, Z = q->z;
+    double *z1 = need((size_t)Z, sizeof *z1), *z2 = need((size_t)Z, sizeof *z2), *a = need((size_t)L, sizeof *a);
+    uint8_t *rgb = need(256 * 256 * 3, 1);
+    workspace ws = {0};
+    hyper_patch p = {0};
+    long nz = 0, ny = 0;
+    for (int k = 0; k < 60; k++) {
+        const tensor *y = draw_latents(m, d, &rng, rgb, &ws);
+        float *y_hat = need((size_t)(y->h * y->w) * (size_t)(L + NSVQ_N_EXTRA), sizeof *y_hat);
+        hyper_quantise(q, m->st.p, &p, y->v, y->w, y->h, 50.f, y_hat, NULL);
+        const tensor *z = &p.ha.r[q->ha.output];
+        for (int i = 0; i < z->h * z->w * Z; i++) {
+            z1[i % Z] += z->v[i];
+            z2[i % Z] += (double)z->v[i] * z->v[i];
+        }
+        for (int i = 0; i < y->h * y->w * L; i++) a[i % L] += fabsf(p.t[i]) * p.step[i % L];
+        nz += z->h * z->w;
+        ny += y->h * y->w;
+        free(y_hat);
+    }
+    for (int c = 0; c < Z; c++) {
+        z_mean[c] = (float)(z1[c] / (double)nz);
+        z_std[c] = (float)sqrt(fmax(z2[c] / (double)nz - (double)z_mean[c] * z_mean[c], 1e-12));
+    }
+    for (int c = 0; c < L; c++) spread[c] = (float)(a[c] / (double)ny);
+    free(z1); free(z2); free(a); free(rgb);
+    workspace_free(&ws);
+    hyper_patch_free(&p);
+}
+
+/* Hyper-latents of deviation 2, scales of what the predictors leave: a start far from either makes the
+ * entropy model's networks learn to shout. */
+static void fit_scales(model *m, const dataset *d, uint64_t rng)
+{
+    const hyper *q = &m->h;
+    const layer *to_z = &q->ha.l[q->ha.n_layers - 1], *last = &q->hs.l[q->hs.n_layers - 1];
+    float *p = m->st.p, *z_mean = need((size_t)q->z, sizeof *z_mean), *z_std = need((size_t)q->z, sizeof *z_std);
+    float *spread = need((size_t)q->latent, sizeof *spread);
+    for (int round = 0; round < 2; round++) {
+        measure_hyper(m, d, rng, z_mean, z_std, spread);
+        for (int c = 0; c < q->z && round == 0; c++) {
+            const float f = 2.f / z_std[c];
+            for (int i = 0; i < to_z->cin; i++) p[to_z->w + (size_t)(c * to_z->cin + i)] *= f;
+            p[to_z->b + (size_t)c] = (p[to_z->b + (size_t)c] - z_mean[c]) * f;
+        }
+        /* The mean magnitude of a logistic density is 2 ln 2 times its scale. */
+        for (int c = 0; c < q->latent; c++) p[last->b + (size_t)c] = log2f(spread[c] / 1.386f + 1e-3f);
+    }
+    free(z_mean); free(z_std); free(spread);
+}
+
+/* Predictors by least squares; scales of what they leave, base means of zero; hyper-latents whose steps
+ * are finer at high qualities. */
 static void start_hyper(model *m, const dataset *d, const float *std, uint64_t *rng)
 {
     const hyper *q = &m->h;
@@ -431,17 +487,19 @@ static void start_hyper(model *m, const dataset *d, const float *std, uint64_t *
         for (int o = 0; o < q->hs.l[0].cout; o++) p[q->hs.l[0].w + (size_t)(o * q->hs.l[0].cin + c)] *= s;
     }
     random_layer(m, last, 0.02f, NULL, rng);
+    memset(p + last->w + (size_t)L * (size_t)last->cin, 0, (size_t)L * (size_t)last->cin * sizeof *p);
     for (int c = 0; c < L; c++) p[last->b + (size_t)c] = log2f(0.4f * std[c]);
     for (int a = 0; a < NSVQ_N_GAINS; a++)
-        for (int c = 0; c < q->z; c++) p[q->z_gain + (size_t)(a * q->z + c)] = 0.6f - 0.4f * (float)a;
+        for (int c = 0; c < q->z; c++) p[q->z_gain + (size_t)(a * q->z + c)] = 0.3f - 0.2f * (float)a;
 
     for (int i = 1; i < NSVQ_N_PASSES; i++) f[i] = fit_new(X, L);
     for (int k = 0; k < 200; k++) {
         const tensor *y = draw_latents(m, d, rng, rgb, &ws);
         float *wide = need((size_t)(y->h * y->w) * (size_t)(L + NSVQ_N_EXTRA), sizeof *wide);
+        const float step = hyper_step(15.f + 70.f * random_unit(rng)); /* of the neighbours */
         hyper_open(q, &hp, y->v, y->w, y->h);
-        for (int i = 0; i < y->h * y->w; i++)
-            memcpy(wide + (size_t)i * (L + NSVQ_N_EXTRA), y->v + (size_t)i * L, sizeof *wide * (size_t)L);
+        for (int i = 0; i < y->h * y->w * L; i++)
+            wide[i / L * (L + NSVQ_N_EXTRA) + i % L] = step * rintf(y->v[i] / step);
         for (int i = 1; i < NSVQ_N_PASSES; i++) {
             const int at = hp.pass_at[i], n = hp.pass_at[i + 1] - at;
             for (int j = at; j < at + n; j++) {
@@ -453,9 +511,10 @@ static void start_hyper(model *m, const dataset *d, const float *std, uint64_t *
         free(wide);
     }
     for (int i = 1; i < NSVQ_N_PASSES; i++) {
-        fit_solve(&f[i], std, 0.1f, p + q->mean[i].w);
+        fit_solve(&f[i], std, 2e-3f, p + q->mean[i].w);
         fit_free(&f[i]);
     }
+    fit_scales(m, d, random_u64(rng));
     workspace_free(&ws);
     hyper_patch_free(&hp);
     free(scale);

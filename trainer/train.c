@@ -154,6 +154,17 @@ static void scale_columns(model *m)
     }
 }
 
+/* Logarithms move faster, the layers that add to the linear paths slower. */
+static void set_rates(model *m)
+{
+    const hyper *h = &m->h;
+    const layer *side = &h->hs.l[h->hs.n_layers - 1];
+    const struct { size_t at; float lr; } of[] = {
+        {h->gain, 8}, {h->z_mean, 8}, {h->z_scale, 8}, {side->b, 4}, {side->w, 0.5f},
+        {m->ana.l[m->ana_last].w, 0.5f}, {m->syn.l[m->syn_last].w, 0.5f}};
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++) store_find(&m->st, of[i].at)->lr = of[i].lr;
+}
+
 static float *zeros(size_t n)
 {
     float *p = calloc(n, sizeof *p);
@@ -172,6 +183,7 @@ void model_build(model *m, const preset *p)
         hyper_build(&m->h, &m->st, p->stride, p->latent, p->z, p->wide, p->side);
         scale_columns(m);
         for (int i = 1; i < NSVQ_N_PASSES; i++) slow(m, &m->h.mean[i], 0.05f);
+        set_rates(m);
     } else {
         vq_build(&m->q, &m->st, p->slices, p->dim, p->codes, p->hidden);
         m->q.lambda50 = 0.5f;
@@ -451,7 +463,7 @@ const vq_patch *forward_patch(const forward *f)
 #define COMMITMENT 0.7f
 #define CHARBONNIER (16.f / 64.f) /* grey levels / 64 */
 #define MSE_FLOOR ((3.f / 64.f) * (3.f / 64.f))
-#define RATE_FLOOR 0.06 /* bits per pixel: below it patches do not count for more */
+#define RATE_FLOOR 0.2 /* bits per pixel: below it patches do not count for more */
 
 /* Each patch counts by its decibels: Charbonnier loss over the patch's own error; codes are paid in
  * squared latent units. */

@@ -353,7 +353,7 @@ static int hyper_emit(const model *m, const formats *f, nsvq_model_desc *desc)
     const hyper *h = &m->h;
     nsvq_hyper *out = &desc->hyper;
     const int last = h->hs.n_layers - 1, L = h->latent;
-    desc->lambda50 = (uint32_t)lrintf(HYPER_RATE * 1024.f);
+    desc->lambda50 = (uint32_t)h->tables.lambda;
     if (hyper_numbers(m, out) || net_emit(m, &h->ha, f->ha, &out->analysis) ||
         net_emit(m, &h->hs, f->hs, &out->synthesis))
         return -1;

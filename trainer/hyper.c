@@ -36,6 +36,7 @@ void hyper_build(hyper *q, store *s, int stride, int latent, int z, int wide, in
     q->z_mean = store_add(s, (size_t)z, 0);
     q->z_scale = store_add(s, (size_t)z, 0);
     q->z_gain = store_add(s, (size_t)NSVQ_N_GAINS * z, 0);
+    q->tables.lambda = (int)lrintf(HYPER_CHOICE * 1024.f);
     tables_make(&q->tables, NULL);
     q->column = calloc((size_t)(q->context + z + NSVQ_N_EXTRA), sizeof *q->column);
     if (!q->column) abort();

@@ -268,13 +268,12 @@ static void quantise_pass(const hyper *h, hyper_patch *p, int a, int n, const in
                           const class_tables *tables, float side, float *y_hat)
 {
     const size_t L = (size_t)h->latent;
-    const int lambda = (int)lrintf(HYPER_RATE * 1024.f);
     for (int i = 0; i < n; i++) {
         const size_t at = (size_t)p->pos[a + i] * L;
         float *out = y_hat + (size_t)p->pos[a + i] * (L + NSVQ_N_EXTRA);
         for (size_t c = 0; c < L; c++) {
             const int u = mu[(size_t)i * L + c], d = integer(p->y[at + c]) - u;
-            const int r = tables ? tables_choose(tables, p->cls[at + c], 16 * d, step[c], lambda)
+            const int r = tables ? tables_choose(tables, p->cls[at + c], 16 * d, step[c])
                                  : nearest(16 * d, step[c]);
             p->mu[at + c] = (float)u / LATENT_ONE;
             p->t[at + c] = 16.f * (float)d / (float)step[c];

@@ -8,6 +8,7 @@
 #include "hyper.h"
 
 #define PRIOR_WEIGHT 300. /* residuals that the density counts for */
+#define MAX_LOSS 0.001    /* share of the rate that leaving classes out may cost */
 #define MAX_SHIFT 12
 #define MAX_HALF (NSVQ_CLASS_SYMBOLS / 2 - 1)
 #define REACH TABLES_REACH
@@ -19,6 +20,14 @@ static int log2_floor(int v)
     return n;
 }
 
+/* As the encoder estimates it: log2 of the first nine digits, unit 1/256. */
+static int bits_of(int freq)
+{
+    const int whole = log2_floor(freq), part = (freq << (15 - whole) >> 7) & 255;
+    const int bits = 15 * 256 - whole * 256 - (int)floor(256 * log2(1 + (part + 0.5) / 256) + 0.5);
+    return bits > 0 ? bits : 0;
+}
+
 int tables_bits(const class_tables *t, int cls, int r)
 {
     const int half = t->half[cls], shift = t->shift[cls], v = r >> shift;
@@ -26,7 +35,7 @@ int tables_bits(const class_tables *t, int cls, int r)
     return t->bits[cls][2 * half + 1] + 256 * (shift + 5 + log2_floor(abs(v) - half));
 }
 
-int tables_choose(const class_tables *t, int cls, int d, int step, int lambda)
+int tables_choose(const class_tables *t, int cls, int d, int step)
 {
     const int a = abs(d) * 256 / step, near = (a + 128) >> 8;
     int best = 0;
@@ -35,7 +44,7 @@ int tables_choose(const class_tables *t, int cls, int d, int step, int lambda)
     for (int k = near; k >= 0 && k >= near - 1; k--) {
         const int err = a - (k << 8);
         const int64_t cost =
-            (int64_t)err * err + (int64_t)lambda * tables_bits(t, cls, d < 0 ? -k : k) / 4;
+            (int64_t)err * err + (int64_t)t->lambda * tables_bits(t, cls, d < 0 ? -k : k) / 4;
         if (cost > least) continue;
         least = cost;
         best = k;
@@ -96,27 +105,27 @@ static void set_class(class_tables *t, int cls, const double *share)
         if (freq[i] > freq[top]) top = i;
     }
     freq[top] = (uint16_t)(freq[top] + 32768 - total);
-    for (int i = 0; i < n; i++) t->bits[cls][i] = (uint16_t)lround(256 * (15 - log2(freq[i])));
+    for (int i = 0; i < n; i++) t->bits[cls][i] = (uint16_t)bits_of(freq[i]);
 }
 
 void tables_make(class_tables *t, const class_counts *counts)
 {
-    double *share = malloc(sizeof *share * (2 * REACH + 1)), saved = 0, most = 0;
+    double *share = malloc(sizeof *share * (2 * REACH + 1)), bits[NSVQ_N_CLASSES], all = 0, lost = 0;
     if (!share) abort();
-    *t = (class_tables){0};
+    *t = (class_tables){.lambda = t->lambda};
     for (int c = 0; c < NSVQ_N_CLASSES; c++) {
         shares_of(c, counts ? counts->n[c] : NULL, share);
         set_class(t, c, share);
+        bits[c] = 0;
+        for (int i = 0; counts && i <= 2 * REACH; i++)
+            bits[c] += counts->n[c][i] * tables_bits(t, c, i - REACH) / 256.;
+        all += bits[c];
     }
     free(share);
-    /* Classes below are left out as long as their bits are worth more than the error they take away. */
-    for (int c = 0; counts && c < NSVQ_N_CLASSES - 1; c++) {
-        double bits = 0;
-        for (int i = 0; i <= 2 * REACH; i++)
-            bits += counts->n[c][i] * tables_bits(t, c, i - REACH) / 256.;
-        saved += (double)HYPER_RATE * bits - counts->gain[c];
-        if (saved < most) continue;
-        most = saved;
-        if (bits > 0) t->first_class = (uint8_t)(c + 1);
+    /* Symbols of the smallest classes are a third of all; without them the rest is read faster. */
+    for (int c = 0; all > 0 && c < NSVQ_N_CLASSES - 1; c++) {
+        lost += counts->gain[c] * 1024 / t->lambda - bits[c];
+        if (lost > MAX_LOSS * all) break;
+        t->first_class = (uint8_t)(c + 1);
     }
 }

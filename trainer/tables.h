@@ -7,10 +7,11 @@
 #include "model/desc.h"
 
 typedef struct class_tables {
+    int      lambda;      /* of the encoder's choice: squared steps per bit, unit 1/1024 */
     uint8_t  first_class;
     uint8_t  shift[NSVQ_N_CLASSES], half[NSVQ_N_CLASSES];
     uint16_t freq[NSVQ_N_CLASSES * NSVQ_CLASS_SYMBOLS];
-    uint16_t bits[NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS]; /* of freq, unit 1/256 */
+    uint16_t bits[NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS]; /* of freq, unit 1/256, as the encoder has them */
 } class_tables;
 
 #define TABLES_REACH 2047 /* residuals beyond are counted there */
@@ -21,13 +22,13 @@ typedef struct class_counts {
     double gain[NSVQ_N_CLASSES];
 } class_counts;
 
-/* Tables for the counts, with the logistic density of each class for what was seldom seen. counts NULL:
- * that alone, and every class coded. */
+/* Tables for the counts, with the logistic density of each class for what was seldom seen; lambda stays.
+ * counts NULL: that alone, and every class coded. */
 void tables_make(class_tables *t, const class_counts *counts);
 /* Bits of residual r, unit 1/256. */
 int  tables_bits(const class_tables *t, int cls, int r);
 /* The encoder's choice for d / step, both in one unit: the nearest or the next towards 0 by squared
- * error + lambda * bits; lambda in 1/1024 squared steps. */
-int  tables_choose(const class_tables *t, int cls, int d, int step, int lambda);
+ * error + lambda * bits. */
+int  tables_choose(const class_tables *t, int cls, int d, int step);
 
 #endif

@@ -529,15 +529,18 @@ static void train_patch(const model *m, const qat *qt, worker *w, const dataset 
     w->n++;
 }
 
-figures validate(const model *m, const dataset *d, float quality, int size)
+figures validate(const model *m, const formats *exact, const dataset *d, float quality, int size)
 {
     figures f = {0};
     int n = 0, w, h;
+    qat qt;
     const char *name;
     const cut c = model_cut(m, size);
     uint8_t *rgb = malloc((size_t)size * (size_t)size * 3);
     while (dataset_held_out(d, n, &c, rgb, &w, &h, &name)) n++;
     free(rgb);
+    if (exact) qat_init(&qt, m, exact);
+    if (exact) qat_refresh(&qt, m);
 #pragma omp parallel
     {
         worker k;
@@ -547,8 +550,8 @@ figures validate(const model *m, const dataset *d, float quality, int size)
             int pw, ph;
             const char *nm;
             dataset_held_out(d, i, &c, k.rgb, &pw, &ph, &nm);
-            const double bits = run_patch(m, NULL, &k.ana, &k.syn, NULL, &k.lat, k.rgb, pw, ph, quality,
-                                          NULL, NULL);
+            const double bits = run_patch(m, exact ? &qt : NULL, &k.ana, &k.syn, k.ib, &k.lat, k.rgb, pw,
+                                          ph, quality, NULL, NULL);
             const tensor *x = &k.ana.r[m->squares], *o = &k.syn.r[m->syn.output];
             const size_t count = (size_t)o->h * o->w * o->c;
             double se = 0;
@@ -568,6 +571,7 @@ figures validate(const model *m, const dataset *d, float quality, int size)
         }
         worker_free(&k);
     }
+    if (exact) qat_free(&qt);
     if (f.n) {
         f.psnr /= f.n;
         f.bpp /= f.n;
@@ -768,7 +772,7 @@ static void progress_show(progress *g, const model *m, double t, double start, f
 static void show_held_out(model *m, const dataset *d, const progress *g, FILE *log, int quiet)
 {
     model_average(m);
-    const figures f = validate(m, d, 50, 256);
+    const figures f = validate(m, NULL, d, 50, 256);
     model_average(m);
     if (!quiet) fprintf(stderr, "held out: %.3f dB  %.4f bpp  (%d patches)\n", f.psnr, f.bpp, f.n);
     if (!log) return;

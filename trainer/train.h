@@ -97,8 +97,9 @@ const workspace *forward_net(const forward *f, int which);
 const vq_patch  *forward_patch(const forward *f);
 
 typedef struct figures { double psnr, bpp, mse; int n; } figures;
-/* Mean over held-out patches of PSNR (of rounded, clipped pixels) and bits per pixel, in float. */
-figures validate(const model *m, const dataset *d, float quality, int size);
+/* Mean over held-out patches of PSNR (of rounded, clipped pixels) and bits per pixel by the densities that
+ * the training assumes: in float, or with formats in the engine's integers. */
+figures validate(const model *m, const formats *f, const dataset *d, float quality, int size);
 
 int  train(model *m, const dataset *d, const train_options *o);
 

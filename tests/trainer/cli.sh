@@ -119,6 +119,22 @@ db=$(field out 'float \([0-9]*\)\.')
 expect 0 info b.nsvqm
 [ "$(field out 'id \([0-9a-f]*\)')" != "$id" ] || fail 'training changed nothing'
 
+# ---- the hyper family
+
+short='--preset hyper-small --batch 2 --patch 64 --threads 1'
+expect 0 --data scenes --family hyper $short --steps 6 --qat 0.5 --name broad --out h.nsvqm
+says '^family: hyper, preset hyper-small$' out
+says 'qualities 5 to 95,' out
+[ "$(grep -c '^held out' out)" = 5 ] || fail 'figures of five qualities'
+says '^rate at equal PSNR: integer against float' out
+expect 0 info h.nsvqm
+says '^model broad, id' out
+expect 0 --data scenes --resume h.nsvqm.ckpt --steps 2 --batch 1 --patch 64 --quality-range 30-40.5 --out i.nsvqm
+says '^trained: 8 steps' out
+says 'qualities 30 to 40.5,' out
+expect 0 --data scenes --init h.nsvqm --steps 1 --batch 1 --patch 64 --out i.nsvqm
+says '^trained: 1 steps' out
+
 # ---- what cannot be written
 
 expect 1 --data scenes --minutes 60 --out nowhere/d.nsvqm # at once

@@ -299,9 +299,9 @@ static void training_lowers_the_error(void **state)
                              .quiet = 1, .lr = 8e-3f};
     model m;
     model_random(&m, &tiny_preset, 8);
-    const figures before = validate(&m, &pictures, 50, 192);
+    const figures before = validate(&m, NULL, &pictures, 50, 192);
     assert_int_equal(train(&m, &pictures, &o), 0);
-    const figures after = validate(&m, &pictures, 50, 192);
+    const figures after = validate(&m, NULL, &pictures, 50, 192);
     print_message("held out: %.2f dB %.3f bpp, after %ld steps %.2f dB %.3f bpp\n", before.psnr,
                   before.bpp, m.step, after.psnr, after.bpp);
     assert_int_equal(before.n, 2);

@@ -88,6 +88,17 @@ void model_random(model *m, const preset *p, uint64_t seed)
     vq *q = &m->q;
     const size_t n = (size_t)q->slices * (size_t)q->codes;
     uint64_t rng = random_net(m, &m->syn, random_net(m, &m->ana, seed));
+    m->rng = seed;
+    if (p->family == NSVQ_FAMILY_HYPER) {
+        hyper *h = &m->h;
+        rng = random_net(m, &h->hs, random_net(m, &h->ha, rng));
+        for (int i = 1; i < NSVQ_N_PASSES; i++) rng = random_layer(m, &h->mean[i], 0.5f, rng);
+        rng = ref_fill(m->st.p + h->gain, (size_t)(NSVQ_N_GAINS * h->latent), 0.3f, rng);
+        rng = ref_fill(m->st.p + h->z_gain, (size_t)(NSVQ_N_GAINS * h->z), 0.3f, rng);
+        rng = ref_fill(m->st.p + h->z_mean, (size_t)h->z, 0.5f, rng);
+        ref_fill(m->st.p + h->z_scale, (size_t)h->z, 0.5f, rng);
+        return;
+    }
     for (int i = 0; i < NSVQ_N_PASSES; i++)
         rng = random_layer(m, &q->ctx[i], 1.f, random_layer(m, &q->mean[i], 0.5f, rng));
     for (int s = 0; s < q->slices; s++) {
@@ -104,7 +115,6 @@ void model_random(model *m, const preset *p, uint64_t seed)
     for (int i = 0; i < 3; i++) q->seed_channel[i] = i * 2;
     vq_refresh(q);
     vq_member_table(q);
-    m->rng = seed;
 }
 
 void model_trained(model *m, const preset *p, const dataset *d, const char *name)

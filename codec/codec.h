@@ -290,6 +290,11 @@ void cache_release(cache *c, entry **entries, size_t n);
 typedef int (*pool_task)(void *user, int thread, size_t item);
 void pool_run(int n_threads, size_t n, pool_task task, void *user);
 
+/* ---- target.c ---- */
+
+/* Replaces rate or psnr by a quality. raster, o: as nsvq_encode has checked them. */
+nsvq_status find_quality(const nsvq_raster *raster, nsvq_encode_options *o, nsvq_error *err);
+
 /* ---- write.c ---- */
 
 /* Blocks of a level on their way. Those of the full resolution go to the file at once; others wait

@@ -9,8 +9,7 @@
 
 #include <assert.h>
 
-#define VQ_BELOW 12 /* QUALITY from which on the hyper family is the better one */
-#define VQ_LEAST 10 /* the vq family's quality at QUALITY 1 */
+#define HYPER_FROM 10 /* QUALITY from which on the hyper family is the better one (data/models/README.md) */
 
 enum { MAX_CHUNK = 64, MIN_CHUNK = 4, CHUNK_PIECES = 256 }; /* blocks; blocks times groups, about */
 enum { CHUNK_BYTES = 256 << 20 }; /* of pixels of one group, about */
@@ -581,6 +580,8 @@ static nsvq_status check_arguments(encoder *e, const nsvq_sink *sink, const nsvq
         o->n_threads < 1 || o->embed < 0 || o->embed > 2)
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "quality %g, family %d, %d threads, embed %d", o->quality,
                     o->family, o->n_threads, o->embed);
+    if (!(o->rate >= 0) || !(o->psnr >= 0) || o->rate > 1e6 || o->psnr > 1e3 || (o->rate > 0 && o->psnr > 0))
+        return fail(err, NSVQ_E_ARG, NO_OFFSET, "rate %g, PSNR %g", o->rate, o->psnr);
     if (o->n_threads > MAX_THREADS) o->n_threads = MAX_THREADS;
     if (!o->max_group) o->max_group = 32;
     if (o->max_group > MAX_GROUP) return fail(err, NSVQ_E_ARG, NO_OFFSET, "groups of %u bands", o->max_group);
@@ -649,14 +650,14 @@ static nsvq_status plan_groups(const encoder *e, header *h, nsvq_error *err)
     return NSVQ_OK;
 }
 
-/* The vq family's own quality at q: the one with the slope of rate against distortion that the hyper
- * family has there (0.16 squared steps a bit); below, down to its lowest rates. */
-static int vq_quality(double q)
+/* The vq family's own quality. Where it is the lower end of one scale with the hyper family, it stays below
+ * what that one has from HYPER_FROM on. */
+static int vq_quality(const encoder *e)
 {
-    double v = 50 + 1.2 * (q - 13.6), low = 50 + 1.2 * (VQ_BELOW - 13.6);
+    double q = e->opt.quality;
+    bool own_scale = e->opt.model || e->opt.family;
 
-    if (q < VQ_BELOW) v = VQ_LEAST + (q - 1) / (VQ_BELOW - 1) * (low - VQ_LEAST);
-    return v < 100 ? (int)(v + 0.5) : 100;
+    return (int)((own_scale ? q : 5 + 3 * (q - 1)) + 0.5);
 }
 
 static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
@@ -668,7 +669,7 @@ static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
     if (e->opt.model) {
         e->model = model_retain(e->opt.model);
     } else {
-        int better = e->opt.quality < VQ_BELOW ? NSVQ_FAMILY_VQ : NSVQ_FAMILY_HYPER;
+        int better = e->opt.quality < HYPER_FROM ? NSVQ_FAMILY_VQ : NSVQ_FAMILY_HYPER;
         nsvq_status st = model_of_family(&e->model, e->opt.family ? e->opt.family : better, err);
         if (st != NSVQ_OK) return st;
     }
@@ -677,7 +678,7 @@ static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "model '%.31s' is a decode-only copy", m->name);
     e->halo = (uint32_t)nsvq_engine_analysis_halo(e->model->engine);
     h->quality16 = (uint16_t)(16 * e->opt.quality + 0.5);
-    h->quality = m->family == NSVQ_FAMILY_VQ ? (uint8_t)vq_quality(e->opt.quality) : 0;
+    h->quality = m->family == NSVQ_FAMILY_VQ ? (uint8_t)vq_quality(e) : 0;
     e->quality16 = h->quality ? 16 * h->quality : h->quality16;
     h->model_id = e->model->id;
     memcpy(h->model_name, m->name, sizeof h->model_name);
@@ -743,6 +744,7 @@ nsvq_status nsvq_encode(const nsvq_sink *sink, const nsvq_raster *raster,
     nsvq_status st = check_arguments(&e, sink, raster, opt, err);
 
     if (bytes) *bytes = 0;
+    if (st == NSVQ_OK && (e.opt.rate > 0 || e.opt.psnr > 0)) st = find_quality(&e.r, &e.opt, err);
     if (st != NSVQ_OK) return st;
     if ((st = begin(&e, sink, err)) == NSVQ_OK) {
         st = go_on(&e) ? NSVQ_OK : fail(err, NSVQ_E_CANCELLED, NO_OFFSET, "cancelled");

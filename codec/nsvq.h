@@ -257,12 +257,16 @@ typedef struct nsvq_raster { /* what to encode: pulled by callbacks, from the ca
 typedef struct nsvq_encode_options { /* in every field 0 = default */
     size_t            struct_size;
     const nsvq_model *model;     /* default: a shipped one of the family */
-    int               family;    /* without model: 0 = the better one at the quality, 1 = vq, 2 = hyper */
+    int               family;    /* without model: 0 = vq below quality 10, hyper from there on; 1 = vq, 2 = hyper */
     double            quality;   /* 1..100, rounded to sixteenths; default 50 */
     int               n_threads; /* default 1; above 256 as 256 */
     int               embed;     /* 0 = when the library does not ship the model, 1 = always, 2 = never */
     uint32_t          max_group; /* bands of a lossless group: 1..64; default 32 */
     uint32_t          n_levels;  /* at most; 1: no overviews; default: down to one block */
+    /* Instead of a quality (one of the two; with lossy bands only): the nearest one that there is. The
+     * raster is read several times, and for a PSNR the compressed file is held in memory. */
+    double            rate;      /* bits per pixel of the whole file, all bands together */
+    double            psnr;      /* dB over all samples of lossy bands but nodata */
 } nsvq_encode_options;
 
 /* Writes a whole file into an empty sink; *bytes (may be NULL) receives its size. Consecutive runs of

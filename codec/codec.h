@@ -16,26 +16,32 @@
 #define BLOCK           NSVQ_BLOCK
 #define MAX_DIMENSION   0x7fffffffu
 #define MAX_BANDS       16384u
+#define MAX_GROUP       64u /* bands of an exact group */
 #define MAX_THREADS     256
 #define MAX_SECTIONS    64u
 #define MAX_SECTION_RAW (UINT64_C(1) << 28)
 #define MAX_META        (1u << 20) /* records */
 #define SIGNATURE_BYTES 8u
 #define PREFIX_BYTES    12u /* signature, version, header size */
-#define FOOTER_BYTES    16u
+#define SEAL_BYTES      4u  /* the header's checksum, at its end */
 #define FRONT_BYTES     16384u /* what open reads at first */
 #define PAGE_ENTRIES    512u
+#define RUN_ENTRIES     64u /* of a page: their blocks lie one after the other */
+#define PAGE_BYTES      (8 * PAGE_ENTRIES / RUN_ENTRIES + 4 * PAGE_ENTRIES + 4)
+#define MAX_LEVELS      23u /* from 2^31 pixels to one block */
 #define NO_OFFSET       UINT64_MAX
 
 /* Group codings in the file: nsvq_coding and one more. */
-#define CODING_MASK 4u /* the dataset mask: last group, no bands */
+#define CODING_MASK 4u /* masks: the last groups, without bands */
 
 typedef struct group {
     uint8_t coding;     /* nsvq_coding or CODING_MASK */
-    uint8_t has_nodata; /* equal in all bands of a group */
-    uint8_t nodata;
-    uint8_t n_bands;    /* 3, 1, or 0 for the mask */
-    uint32_t first_band;
+    uint8_t type;       /* nsvq_type of its planes; 0 for the mask */
+    bool complex;       /* two planes a band: real parts, imaginary parts */
+    bool has_nodata;    /* equal in all bands of a group */
+    uint64_t nodata;    /* bits of a sample */
+    uint32_t first_band; /* of the mask of a band: that band */
+    uint32_t n_bands;   /* 3, 1, up to MAX_GROUP, or 0 for a mask */
 } group;
 
 typedef enum section_kind { SECTION_META = 1, SECTION_MODEL = 2 } section_kind;
@@ -48,25 +54,34 @@ typedef struct section {
     uint64_t offset;      /* computed */
 } section;
 
+/* A grid of blocks, and where its part of the index lies. */
+typedef struct grid {
+    uint32_t width, height, blocks_x, blocks_y;
+    uint64_t n_entries, first_page, index_offset;
+} grid;
+
 /* FORMAT.md 3: header, and the places that follow from it. */
 typedef struct header {
     uint32_t width, height, n_bands;
-    uint8_t n_levels, quality; /* quality 0: no lossy group */
+    uint8_t n_levels;
+    uint16_t quality16;        /* asked for, in sixteenths; 0: no lossy group */
+    uint8_t quality;           /* of the vq family's streams; 0: another family */
     uint64_t model_id;         /* 0: none needed */
     char model_name[32];
-    uint32_t n_groups;         /* with the mask */
-    bool has_mask;
+    uint32_t n_groups;         /* with the masks */
+    uint32_t n_masks;          /* 0, 1 or n_bands */
+    bool band_masks;           /* n_masks = n_bands: of the bands, not of the dataset */
     group *groups;             /* [n_groups], owned */
     uint32_t n_sections;
     section sections[MAX_SECTIONS];
     /* computed */
-    uint32_t blocks_x, blocks_y;
-    uint64_t n_entries, index_offset, blocks_offset;
+    grid levels[MAX_LEVELS];
+    uint64_t n_pages, index_offset, blocks_offset;
 } header;
 
-/* A page of the index: start[i] is where entry i begins, start[i + 1] its end. */
+/* A page of the index. */
 typedef struct page {
-    uint32_t n;
+    uint32_t n, size[PAGE_ENTRIES];
     uint64_t start[];
 } page;
 
@@ -99,7 +114,6 @@ struct nsvq_file {
     uint8_t *meta_bytes;    /* inflated section; meta points into it */
     nsvq_meta *meta;
     size_t n_meta;
-    uint64_t n_pages;
     _Atomic(page *) *pages; /* loaded on demand, each once */
     cache cache;
 };
@@ -125,21 +139,29 @@ uint32_t checksum(uint32_t seed, const void *bytes, size_t n); /* zlib's crc32 *
 
 /* Signature and version, then the size of the whole header. bytes: at least PREFIX_BYTES. */
 nsvq_status header_prefix(const uint8_t *bytes, uint32_t *header_bytes, nsvq_error *err);
-/* footer [FOOTER_BYTES]: checks magic, size of the file and the header's checksum. */
-nsvq_status header_seal_check(const uint8_t *bytes, uint32_t header_bytes, const uint8_t *footer,
-                              uint64_t file_size, nsvq_error *err);
 nsvq_status header_parse(header *h, const uint8_t *bytes, uint32_t header_bytes,
                          uint64_t file_size, nsvq_error *err);
-/* Appends the header to w; fills h's computed fields. */
+/* Appends the header to w, without seal; fills h's computed fields. */
 nsvq_status header_store(header *h, wr *w, nsvq_error *err);
-void header_seal(uint8_t footer[FOOTER_BYTES], const uint8_t *bytes, size_t header_bytes,
-                 uint64_t file_size);
+/* Writes the file's size and the checksum into the header that header_store() made. */
+void header_seal(wr *head, uint64_t file_size);
 void header_free(header *h);
+/* Levels that lead down to one block. */
+uint32_t levels_of(uint32_t width, uint32_t height);
 /* Pixels of a block, clipped to the picture. */
-void block_extent(const header *h, uint32_t bx, uint32_t by, uint32_t *w, uint32_t *h_out);
+void block_extent(const header *h, uint32_t level, uint32_t bx, uint32_t by, uint32_t *w, uint32_t *h_out);
 static inline bool is_lossy(const group *g)
 {
     return g->coding == NSVQ_CODING_VQ3 || g->coding == NSVQ_CODING_VQ1;
+}
+static inline uint32_t group_planes(const group *g)
+{
+    return g->complex ? 2 * g->n_bands : g->n_bands;
+}
+/* Bytes of a plane's sample. */
+static inline size_t group_bytes(const group *g)
+{
+    return nsvq_type_bytes((nsvq_type)g->type);
 }
 /* May a block of the group be left out of the file? */
 static inline bool may_be_empty(const group *g)
@@ -149,17 +171,18 @@ static inline bool may_be_empty(const group *g)
 
 /* ---- index.c ---- */
 
+/* Entries of all levels are numbered so that number / PAGE_ENTRIES is the page. */
 uint64_t index_entry(const header *h, cell c);
 cell index_cell(const header *h, uint64_t e);
+/* Bytes of the pages of a level. */
 static inline uint64_t index_bytes(uint64_t n_entries)
 {
     uint64_t n_pages = (n_entries + PAGE_ENTRIES - 1) / PAGE_ENTRIES;
-    return 12 * n_pages + 4 * n_entries;
+    uint64_t n_runs = (n_entries + RUN_ENTRIES - 1) / RUN_ENTRIES;
+    return 4 * n_pages + 8 * n_runs + 4 * n_entries;
 }
-static inline uint64_t index_page_offset(const header *h, uint64_t i)
-{
-    return h->index_offset + i * (12 + 4 * PAGE_ENTRIES);
-}
+/* Where page i lies, and how many entries it has. */
+uint64_t index_page(const header *h, uint64_t i, uint32_t *n);
 /* Takes the pages that lie in the first `size` bytes of the file. Damaged ones are left for whoever
  * needs them. */
 void index_take_front(nsvq_file *f, const uint8_t *front, size_t size);
@@ -184,6 +207,8 @@ extern const size_t meta_words_bytes;
 
 const nsvq_kernels *kernels_get(void); /* NULL: NSVQ_CPU holds an unknown word */
 nsvq_model *model_retain(const nsvq_model *m);
+/* The first shipped model of a family, or of any. */
+nsvq_status model_of_family(nsvq_model **out, int family, nsvq_error *err);
 bool model_is_shipped(uint64_t id);
 nsvq_status model_find(nsvq_file *f, const nsvq_open_options *opt, nsvq_error *err);
 
@@ -203,8 +228,18 @@ void mask_encode(wr *w, const uint8_t *bits, uint32_t n_bands, uint32_t width, u
 /* 0, -1 corrupt, -2 without memory. */
 int mask_decode(uint8_t *bits, uint32_t n_bands, uint32_t width, uint32_t height,
                 const uint8_t *in, size_t size);
-void exact_encode(wr *w, const uint8_t *px, ptrdiff_t stride, uint32_t width, uint32_t height);
-int exact_decode(uint8_t *px, uint32_t width, uint32_t height, const uint8_t *in, size_t size);
+
+/* What is coded exactly: planes [n_bands][height][width], dense. */
+typedef struct lossless_shape {
+    nsvq_type type;
+    uint32_t n_bands, width, height;
+} lossless_shape;
+
+/* nodata: one sample or NULL, which helps but changes nothing. Appends to w. */
+int lossless_encode(wr *w, const void *planes, const lossless_shape *s, const void *nodata, int effort);
+/* 0, -1 corrupt, -2 without memory. */
+int lossless_decode(void *planes, const lossless_shape *s, const uint8_t *in, size_t size);
+
 /* Replaces samples equal to nodata by a smooth continuation of the others, per channel.
  * px: interleaved, 3 channels, w x h. Returns -1 without memory. */
 int fill_nodata(uint8_t *px, ptrdiff_t stride, int w, int h, uint8_t nodata);
@@ -224,7 +259,7 @@ struct entry {
     uint32_t size;           /* 0: not stored, everything is masked */
     int16_t *latents;        /* lossy: [bh][bw][L]; NULL: zero vectors */
     uint8_t *quiet;          /* [bh][bw], behind the latents */
-    uint8_t *pixels;         /* exact: [h][w]; NULL: all nodata */
+    uint8_t *pixels;         /* exact: [planes][h][w] samples; NULL: all nodata */
     uint8_t *mask;           /* mask layer as stored; NULL: nothing is masked, or size is 0 */
     size_t mask_bytes;
     bool mask_damaged;       /* fails only who needs the mask: mask is NULL then */
@@ -257,21 +292,30 @@ void pool_run(int n_threads, size_t n, pool_task task, void *user);
 
 /* ---- write.c ---- */
 
+/* Blocks of a level on their way. Those of the full resolution go to the file at once; others wait
+ * until a run of them is whole and one of the full resolution just ended. */
+typedef struct level_writer {
+    uint64_t n_done;            /* entries in the file */
+    uint64_t base[PAGE_ENTRIES / RUN_ENTRIES];
+    uint32_t size[PAGE_ENTRIES]; /* the page's, so far */
+    wr bytes, sizes;            /* waiting */
+} level_writer;
+
 typedef struct writer {
     const nsvq_sink *sink;
     header h;
     wr head;          /* the header's bytes */
     uint64_t at;      /* where the next block goes */
-    uint64_t entry;   /* its number in the index */
-    wr page;          /* of the index, so far */
+    level_writer *levels; /* [h.n_levels] */
 } writer;
 
 /* Takes over h (groups, sections' payloads are copied to the sink). payload[i] belongs to section i. */
 nsvq_status writer_begin(writer *w, const nsvq_sink *sink, header *h, const wr *payload,
                          nsvq_error *err);
-/* n blocks in the order of the index, their bytes one after the other. */
-nsvq_status writer_blocks(writer *w, const uint8_t *bytes, const uint32_t *sizes, size_t n,
+/* n blocks in the order of the level's index, their bytes one after the other. */
+nsvq_status writer_blocks(writer *w, uint32_t level, const uint8_t *bytes, const uint32_t *sizes, size_t n,
                           nsvq_error *err);
+/* Whatever waits, and the header last: what is not finished has no signature. */
 nsvq_status writer_end(writer *w, uint64_t *size, nsvq_error *err);
 void writer_free(writer *w);
 

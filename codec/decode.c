@@ -13,8 +13,8 @@ nsvq_status block_error(nsvq_error *err, nsvq_status st, const entry *e, const h
     cell c = index_cell(h, e->number);
 
     if (h->groups[c.g].coding == CODING_MASK)
-        return fail(err, st, e->offset, "block (%u, %u) of the mask at level %u: %s", c.bx, c.by,
-                    c.level, what);
+        return fail(err, st, e->offset, "block (%u, %u) of %s at level %u: %s", c.bx, c.by,
+                    h->band_masks ? "a band's mask" : "the mask", c.level, what);
     return fail(err, st, e->offset, "block (%u, %u) of group %u at level %u: %s", c.bx, c.by, c.g,
                 c.level, what);
 }
@@ -51,7 +51,7 @@ static nsvq_status take_base(const nsvq_file *f, entry *e, const part *p, nsvq_s
     cell c = index_cell(&f->h, e->number);
     uint32_t w, h;
 
-    block_extent(&f->h, c.bx, c.by, &w, &h);
+    block_extent(&f->h, c.level, c.bx, c.by, &w, &h);
     int side = m->stride, bw = ((int)w + side - 1) / side, bh = ((int)h + side - 1) / side;
     size_t n = (size_t)bw * (size_t)bh;
     size_t bytes = n * (size_t)nsvq_engine_channels(f->model->engine) * sizeof *e->latents;
@@ -69,13 +69,15 @@ static nsvq_status take_base(const nsvq_file *f, entry *e, const part *p, nsvq_s
 static nsvq_status take_exact(const nsvq_file *f, entry *e, const part *p, nsvq_error *err)
 {
     cell c = index_cell(&f->h, e->number);
-    uint32_t w, h;
+    const group *g = &f->h.groups[c.g];
+    lossless_shape s = {.type = (nsvq_type)g->type, .n_bands = group_planes(g)};
 
-    block_extent(&f->h, c.bx, c.by, &w, &h);
-    e->pixels = malloc((size_t)w * h);
+    block_extent(&f->h, c.level, c.bx, c.by, &s.width, &s.height);
+    size_t bytes = (size_t)s.width * s.height * s.n_bands * group_bytes(g);
+    e->pixels = malloc(bytes);
     if (!e->pixels) return block_error(err, NSVQ_E_NOMEM, e, &f->h, "no memory");
-    e->bytes += (size_t)w * h;
-    int rc = exact_decode(e->pixels, w, h, p->p, p->size);
+    e->bytes += bytes;
+    int rc = lossless_decode(e->pixels, &s, p->p, p->size);
     if (rc == -2) return block_error(err, NSVQ_E_NOMEM, e, &f->h, "no memory");
     if (rc) return block_error(err, NSVQ_E_CORRUPT, e, &f->h, "exact layer: not a valid stream");
     return NSVQ_OK;

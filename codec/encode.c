@@ -1,12 +1,19 @@
 /* encode.c - pixels -> blocks. Goes through the rows of blocks in chunks of some blocks side by side;
  * of a chunk one group after the other: its pixels with the analysis' halo are pulled into a strip,
  * its blocks coded in parallel, then all blocks of the chunk are written in the order of the index.
- * So memory depends on neither width nor height, and bytes do not depend on the number of threads. */
+ * Whatever is pulled of the full resolution is halved on the way, into the rows that wait for the
+ * level below; a row of blocks there is coded as soon as its pixels and halo are complete, and so on
+ * downwards. So memory does not depend on the height, and bytes not on the number of threads. */
 #include "codec.h"
+#include "pyramid.h"
 
 #include <assert.h>
 
+#define VQ_BELOW 12 /* QUALITY from which on the hyper family is the better one */
+#define VQ_LEAST 10 /* the vq family's quality at QUALITY 1 */
+
 enum { MAX_CHUNK = 64, MIN_CHUNK = 4, CHUNK_PIECES = 256 }; /* blocks; blocks times groups, about */
+enum { CHUNK_BYTES = 256 << 20 }; /* of pixels of one group, about */
 
 /* One thread's memory. */
 typedef struct slot {
@@ -15,16 +22,18 @@ typedef struct slot {
     int16_t *y, *y_hat;  /* of a block */
     uint8_t *base;       /* [base_cap] base layer */
     uint8_t *bits;       /* mask planes of a block */
+    uint8_t *planes;     /* of a block of the largest exact group, dense */
     size_t base_cap;
 } slot;
 
-/* Pixels of a group: columns x0 .. x1 - 1 and rows y0 .. y1 - 1 of the picture, padded to the right
- * and below by edge replication in lossy groups, then with three channels. */
+/* Pixels of a group: columns x0 .. x1 - 1 and rows y0 .. y1 - 1 of the picture. Lossy groups: three
+ * channels side by side, padded to the right and below by edge replication. Others: band after band. */
 typedef struct strip {
     uint8_t *px;
     size_t cap;
-    ptrdiff_t stride;
-    uint32_t g, x0, y0, x1, y1;
+    ptrdiff_t stride, band_stride;
+    size_t item; /* bytes from a pixel to the next */
+    uint32_t level, g, x0, y0, x1, y1;
 } strip;
 
 typedef struct encoder {
@@ -33,10 +42,13 @@ typedef struct encoder {
     nsvq_model *model; /* NULL: no lossy group */
     writer w;
     uint32_t halo; /* latents */
+    int quality16; /* of the blocks */
     slot *slots;   /* [opt.n_threads] */
-    strip strip;
+    strip strips[2]; /* of the full resolution, of the others */
+    pyramid pyramid; /* the others' pixels, waiting */
+    uint8_t *valid;  /* [row][column] of the chunk at full resolution: 0 where masked; NULL: no masks */
     /* the chunk: blocks bx0 .. bx0 + n - 1 of row by */
-    uint32_t chunk, bx0, by, n, g;
+    uint32_t chunk, level, bx0, by, n, g;
     wr *pieces;      /* [n][groups] a block each */
     uint32_t *sizes; /* as pieces */
     wr joined;
@@ -44,7 +56,17 @@ typedef struct encoder {
     atomic_int status;
 } encoder;
 
+static nsvq_type type_of(const nsvq_band *b)
+{
+    return b->type ? (nsvq_type)b->type : NSVQ_TYPE_U8;
+}
+
 /* ---- strips ---- */
+
+static strip *strip_of(encoder *e)
+{
+    return &e->strips[e->level > 0];
+}
 
 /* Grows the strip's memory, keeping what it holds. */
 static nsvq_status strip_room(strip *s, size_t size, nsvq_error *err)
@@ -57,38 +79,37 @@ static nsvq_status strip_room(strip *s, size_t size, nsvq_error *err)
     return NSVQ_OK;
 }
 
-/* Rows y0 .. y1 - 1 from the caller, dense, to p. */
-static nsvq_status pull(encoder *e, const strip *s, uint32_t y0, uint32_t y1, uint8_t *p,
-                        nsvq_error *err)
+static nsvq_status pull_failed(const nsvq_pull *p, nsvq_error *err)
+{
+    return fail(err, NSVQ_E_IO, NO_OFFSET, "cannot get rows %u to %u of the raster", p->y, p->y + p->h - 1);
+}
+
+/* Rows y0 .. y1 - 1, from the caller or the pyramid, to their places in the strip. */
+static nsvq_status pull(encoder *e, const strip *s, uint32_t y0, uint32_t y1, nsvq_error *err)
 {
     const nsvq_raster *r = &e->r;
     const group *g = &e->w.h.groups[s->g];
-    int failed;
+    nsvq_pull p = {.x = s->x0, .y = y0, .w = s->x1 - s->x0, .h = y1 - y0, .first = g->first_band,
+                   .n = g->n_bands, .pixels = s->px + (ptrdiff_t)(y0 - s->y0) * s->stride,
+                   .pixel_stride = (ptrdiff_t)s->item, .row_stride = s->stride,
+                   .band_stride = s->band_stride};
 
-    if (g->coding == CODING_MASK)
-        failed = r->read_mask(r->user, s->x0, y0, s->x1 - s->x0, y1 - y0, p);
-    else
-        failed = r->read(r->user, s->x0, y0, s->x1 - s->x0, y1 - y0, g->first_band, g->n_bands, p);
-    if (failed)
-        return fail(err, NSVQ_E_IO, NO_OFFSET, "cannot get rows %u to %u of the raster", y0, y1 - 1);
-    return NSVQ_OK;
+    bool is_mask = g->coding == CODING_MASK;
+    if (is_mask) p.n = 1;
+    if (e->level) {
+        pyramid_get(&e->pyramid, e->level, &p, is_mask);
+        return NSVQ_OK;
+    }
+    return (is_mask ? r->read_mask(r->user, &p) : r->read(r->user, &p)) ? pull_failed(&p, err) : NSVQ_OK;
 }
 
-/* n dense rows of `width` pixels at p become rows of `stride` bytes with three channels, padded to the
- * right. From behind, so that nothing is overwritten before it has moved. */
+/* n rows at p: a band that stands alone is copied to the other two channels, the last pixel on to the
+ * end of the row. */
 static void widen(uint8_t *p, uint32_t width, uint32_t n, uint32_t channels, ptrdiff_t stride)
 {
-    for (uint32_t y = n; y-- > 0;) {
-        uint8_t *to = p + (ptrdiff_t)y * stride, *from = p + (size_t)y * width * channels;
-        if (channels == 3) {
-            memmove(to, from, 3 * (size_t)width);
-        } else {
-            for (size_t x = width; x-- > 0;) {
-                uint8_t v = from[x];
-                to[3 * x] = to[3 * x + 1] = to[3 * x + 2] = v;
-            }
-        }
-        for (ptrdiff_t i = 3 * (ptrdiff_t)width; i < stride; i++) to[i] = to[i - 3];
+    for (; n > 0; n--, p += stride) {
+        for (size_t x = 0; channels == 1 && x < width; x++) p[3 * x + 1] = p[3 * x + 2] = p[3 * x];
+        for (ptrdiff_t i = 3 * (ptrdiff_t)width; i < stride; i++) p[i] = p[i - 3];
     }
 }
 
@@ -102,13 +123,16 @@ static uint32_t round_up(const encoder *e, uint32_t v)
 static nsvq_status strip_lossy(encoder *e, strip next, nsvq_error *err)
 {
     const header *h = &e->w.h;
-    strip *s = &e->strip;
+    const grid *v = &h->levels[e->level];
+    strip *s = strip_of(e);
     uint32_t margin = e->halo * e->model->desc.stride, from;
 
     next.x0 -= next.x0 < margin ? next.x0 : margin;
     next.y0 -= next.y0 < margin ? next.y0 : margin;
-    next.x1 = h->width - next.x1 < margin ? h->width : next.x1 + margin;
-    next.y1 = h->height - next.y1 < margin ? h->height : next.y1 + margin;
+    next.x1 = v->width - next.x1 < margin ? v->width : next.x1 + margin;
+    next.y1 = v->height - next.y1 < margin ? v->height : next.y1 + margin;
+    next.item = 3;
+    next.band_stride = 1;
     next.stride = 3 * (ptrdiff_t)round_up(e, next.x1 - next.x0);
     nsvq_status st = strip_room(s, (size_t)next.stride * round_up(e, next.y1 - next.y0), err);
     if (st != NSVQ_OK) return st;
@@ -116,15 +140,14 @@ static nsvq_status strip_lossy(encoder *e, strip next, nsvq_error *err)
     next.cap = s->cap;
     // the rows above that the strip before holds, if it is of the same columns
     from = next.y0;
-    if (s->g == next.g && s->x0 == next.x0 && s->x1 == next.x1 && s->y0 <= next.y0 && s->y1 > next.y0) {
+    if (s->g == next.g && s->level == next.level && s->x0 == next.x0 && s->x1 == next.x1 && s->y0 <= next.y0 && s->y1 > next.y0) {
         memmove(s->px, s->px + (ptrdiff_t)(next.y0 - s->y0) * s->stride,
                 (size_t)(s->y1 - next.y0) * (size_t)s->stride);
         from = s->y1;
     }
     *s = next;
-    uint8_t *p = s->px + (ptrdiff_t)(from - s->y0) * s->stride;
-    if (from < s->y1 && (st = pull(e, s, from, s->y1, p, err)) != NSVQ_OK) return st;
-    widen(p, s->x1 - s->x0, s->y1 - from, h->groups[s->g].n_bands, s->stride);
+    if (from < s->y1 && (st = pull(e, s, from, s->y1, err)) != NSVQ_OK) return st;
+    widen(s->px + (ptrdiff_t)(from - s->y0) * s->stride, s->x1 - s->x0, s->y1 - from, h->groups[s->g].n_bands, s->stride);
     for (uint32_t y = s->y1 - s->y0; y < round_up(e, s->y1 - s->y0); y++)
         memcpy(s->px + (ptrdiff_t)y * s->stride, s->px + ((ptrdiff_t)y - 1) * s->stride, (size_t)s->stride);
     return NSVQ_OK;
@@ -135,22 +158,27 @@ static nsvq_status strip_load(encoder *e, nsvq_error *err)
     const header *h = &e->w.h;
     uint32_t w, height;
 
-    block_extent(h, e->bx0 + e->n - 1, e->by, &w, &height);
-    strip next = {.g = e->g, .x0 = e->bx0 * BLOCK, .y0 = e->by * BLOCK,
+    block_extent(h, e->level, e->bx0 + e->n - 1, e->by, &w, &height);
+    strip next = {.level = e->level, .g = e->g, .x0 = e->bx0 * BLOCK, .y0 = e->by * BLOCK,
                   .x1 = (e->bx0 + e->n - 1) * BLOCK + w, .y1 = e->by * BLOCK + height};
-    if (is_lossy(&h->groups[e->g])) return strip_lossy(e, next, err);
-    next.stride = (ptrdiff_t)(next.x1 - next.x0);
-    nsvq_status st = strip_room(&e->strip, (size_t)next.stride * height, err);
+    const group *g = &h->groups[e->g];
+    if (is_lossy(g)) return strip_lossy(e, next, err);
+    next.item = g->coding == CODING_MASK ? 1 : group_bytes(g) << g->complex;
+    next.stride = (ptrdiff_t)((next.x1 - next.x0) * next.item);
+    next.band_stride = next.stride * (ptrdiff_t)height;
+    size_t n = g->coding == CODING_MASK ? 1 : g->n_bands;
+    strip *s = strip_of(e);
+    nsvq_status st = strip_room(s, n * (size_t)next.band_stride, err);
     if (st != NSVQ_OK) return st;
-    next.px = e->strip.px;
-    next.cap = e->strip.cap;
-    e->strip = next;
-    return pull(e, &e->strip, next.y0, next.y1, next.px, err);
+    next.px = s->px;
+    next.cap = s->cap;
+    *s = next;
+    return pull(e, s, next.y0, next.y1, err);
 }
 
-static const uint8_t *strip_at(const strip *s, uint32_t x, uint32_t y, int channels)
+static const uint8_t *strip_at(const strip *s, uint32_t x, uint32_t y)
 {
-    return s->px + (ptrdiff_t)(y - s->y0) * s->stride + (ptrdiff_t)(x - s->x0) * channels;
+    return s->px + (ptrdiff_t)(y - s->y0) * s->stride + (ptrdiff_t)((x - s->x0) * s->item);
 }
 
 /* ---- blocks ---- */
@@ -191,16 +219,16 @@ typedef struct view {
 
 static int view_of(const encoder *e, slot *s, uint32_t bx, view *v)
 {
-    const strip *st = &e->strip;
+    const strip *st = &e->strips[e->level > 0];
     const group *g = &e->w.h.groups[e->g];
     uint32_t side = e->model->desc.stride, margin = e->halo * side, w, h, x = bx * BLOCK, y = e->by * BLOCK;
 
-    block_extent(&e->w.h, bx, e->by, &w, &h);
+    block_extent(&e->w.h, e->level, bx, e->by, &w, &h);
     uint32_t x0 = x - st->x0 < margin ? st->x0 : x - margin, x1 = x + round_up(e, w) + margin;
     uint32_t y0 = y - st->y0 < margin ? st->y0 : y - margin, y1 = y + round_up(e, h) + margin;
     if (x1 > round_up(e, st->x1)) x1 = round_up(e, st->x1);
     if (y1 > round_up(e, st->y1)) y1 = round_up(e, st->y1);
-    *v = (view){strip_at(st, x0, y0, 3), st->stride, (int)((x1 - x0) / side), (int)((y1 - y0) / side),
+    *v = (view){strip_at(st, x0, y0), st->stride, (int)((x1 - x0) / side), (int)((y1 - y0) / side),
                 {(int)((x - x0) / side), (int)((y - y0) / side), (int)(round_up(e, w) / side),
                  (int)(round_up(e, h) / side)}};
     if (!g->has_nodata) return 0;
@@ -209,7 +237,7 @@ static int view_of(const encoder *e, slot *s, uint32_t bx, view *v)
         memcpy(s->window + i * row, v->px + (ptrdiff_t)i * v->stride, row);
     v->px = s->window;
     v->stride = (ptrdiff_t)row;
-    return fill_nodata(s->window, v->stride, (int)(x1 - x0), (int)(y1 - y0), g->nodata);
+    return fill_nodata(s->window, v->stride, (int)(x1 - x0), (int)(y1 - y0), (uint8_t)g->nodata);
 }
 
 static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
@@ -221,16 +249,16 @@ static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
     size_t size;
     view v;
 
-    block_extent(&e->w.h, bx, e->by, &w, &h);
+    block_extent(&e->w.h, e->level, bx, e->by, &w, &h);
     if (g->has_nodata) {
-        const uint8_t *px = strip_at(&e->strip, bx * BLOCK, e->by * BLOCK, 3);
-        size_t n = find_equal(s->bits, px, e->strip.stride, 3, g->n_bands, w, h, g->nodata);
+        const uint8_t *px = strip_at(&e->strips[e->level > 0], bx * BLOCK, e->by * BLOCK);
+        size_t n = find_equal(s->bits, px, e->strips[e->level > 0].stride, 3, (int)g->n_bands, w, h, (uint8_t)g->nodata);
         if (n == (size_t)w * h * g->n_bands) return NSVQ_OK; // not stored
         if (n) flags |= PART_MASK;
     }
     if (view_of(e, s, bx, &v)) return NSVQ_E_NOMEM;
     if (nsvq_engine_analyse(engine, s->scratch, v.px, v.stride, v.ww, v.wh, v.want, s->y) ||
-        nsvq_block_encode(engine, s->scratch, s->y, v.want.w, v.want.h, 16 * e->opt.quality, s->base,
+        nsvq_block_encode(engine, s->scratch, s->y, v.want.w, v.want.h, e->quality16, s->base,
                           s->base_cap, &size, s->y_hat))
         return NSVQ_E_NOMEM;
     wr_le(out, flags, 1);
@@ -245,27 +273,55 @@ static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
     return out->bad ? NSVQ_E_NOMEM : NSVQ_OK;
 }
 
-/* Exact bands and the dataset mask. */
-static nsvq_status encode_plain(encoder *e, slot *s, uint32_t bx, wr *out)
+/* Samples of a block to the slot's planes. */
+static void gather_planes(const encoder *e, slot *s, const uint8_t *from, uint32_t w, uint32_t h)
 {
     const group *g = &e->w.h.groups[e->g];
-    const uint8_t *px = strip_at(&e->strip, bx * BLOCK, e->by * BLOCK, 1);
-    bool is_mask = g->coding == CODING_MASK;
-    uint8_t flags = is_mask ? PART_MASK : PART_EXACT;
+    size_t bytes = group_bytes(g), step = e->strips[e->level > 0].item;
+    uint8_t *to = s->planes;
+
+    for (uint32_t b = 0; b < g->n_bands; b++)
+        for (int part = 0; part <= g->complex; part++)
+            for (uint32_t y = 0; y < h; y++, to += w * bytes) {
+                const uint8_t *p = from + (ptrdiff_t)b * e->strips[e->level > 0].band_stride +
+                                   (ptrdiff_t)y * e->strips[e->level > 0].stride + (size_t)part * bytes;
+                if (step == bytes) memcpy(to, p, w * bytes);
+                for (uint32_t x = 0; step != bytes && x < w; x++) memcpy(to + x * bytes, p + x * step, bytes);
+            }
+}
+
+static nsvq_status encode_exact(encoder *e, slot *s, uint32_t bx, wr *out)
+{
+    const group *g = &e->w.h.groups[e->g];
+    lossless_shape shape = {.type = (nsvq_type)g->type, .n_bands = group_planes(g)};
+    const void *nodata = g->has_nodata ? &g->nodata : NULL; // the low bytes come first
+    size_t bytes = group_bytes(g);
+    wr layer = {0};
+
+    block_extent(&e->w.h, e->level, bx, e->by, &shape.width, &shape.height);
+    gather_planes(e, s, strip_at(&e->strips[e->level > 0], bx * BLOCK, e->by * BLOCK), shape.width, shape.height);
+    size_t n = (size_t)shape.width * shape.height * shape.n_bands;
+    if (nodata && !memcmp(s->planes, nodata, bytes) && !memcmp(s->planes, s->planes + bytes, (n - 1) * bytes))
+        return NSVQ_OK; // not stored
+    int rc = lossless_encode(&layer, s->planes, &shape, nodata, 0);
+    wr_le(out, PART_EXACT, 1);
+    put_part(out, PART_EXACT, layer.p, layer.size, true);
+    out->bad |= layer.bad || rc;
+    wr_free(&layer);
+    return out->bad ? NSVQ_E_NOMEM : NSVQ_OK;
+}
+
+static nsvq_status encode_mask(encoder *e, slot *s, uint32_t bx, wr *out)
+{
+    const uint8_t *px = strip_at(&e->strips[e->level > 0], bx * BLOCK, e->by * BLOCK);
     uint32_t w, h;
     wr layer = {0};
 
-    block_extent(&e->w.h, bx, e->by, &w, &h);
-    if (is_mask || g->has_nodata) {
-        size_t n = find_equal(s->bits, px, e->strip.stride, 1, 1, w, h, is_mask ? 0 : g->nodata);
-        if (n == (size_t)w * h) return NSVQ_OK; // not stored
-    }
-    if (is_mask)
-        mask_encode(&layer, s->bits, 1, w, h);
-    else
-        exact_encode(&layer, px, e->strip.stride, w, h);
-    wr_le(out, flags, 1);
-    put_part(out, flags, layer.p, layer.size, true);
+    block_extent(&e->w.h, e->level, bx, e->by, &w, &h);
+    if (find_equal(s->bits, px, e->strips[e->level > 0].stride, 1, 1, w, h, 0) == (size_t)w * h) return NSVQ_OK; // not stored
+    mask_encode(&layer, s->bits, 1, w, h);
+    wr_le(out, PART_MASK, 1);
+    put_part(out, PART_MASK, layer.p, layer.size, true);
     out->bad |= layer.bad;
     wr_free(&layer);
     return out->bad ? NSVQ_E_NOMEM : NSVQ_OK;
@@ -273,8 +329,9 @@ static nsvq_status encode_plain(encoder *e, slot *s, uint32_t bx, wr *out)
 
 static bool go_on(encoder *e)
 {
-    double total = (double)e->w.h.n_entries, done = (double)atomic_load(&e->done);
+    double total = 0, done = (double)atomic_load(&e->done);
 
+    for (uint32_t l = 0; l < e->w.h.n_levels; l++) total += (double)e->w.h.levels[l].n_entries;
     return !e->r.progress || e->r.progress(e->r.user, done / total);
 }
 
@@ -284,8 +341,10 @@ static int encode_task(void *user, int thread, size_t item)
     slot *s = &e->slots[thread];
     uint32_t bx = e->bx0 + (uint32_t)item;
     wr *out = &e->pieces[item * e->w.h.n_groups + e->g];
-    bool lossy = is_lossy(&e->w.h.groups[e->g]);
-    nsvq_status st = lossy ? encode_lossy(e, s, bx, out) : encode_plain(e, s, bx, out);
+    const group *g = &e->w.h.groups[e->g];
+    nsvq_status st = is_lossy(g)               ? encode_lossy(e, s, bx, out)
+                     : g->coding == CODING_MASK ? encode_mask(e, s, bx, out)
+                                               : encode_exact(e, s, bx, out);
 
     atomic_fetch_add(&e->done, 1);
     if (st == NSVQ_OK && !thread && !go_on(e)) st = NSVQ_E_CANCELLED; // thread 0 is the caller's
@@ -293,48 +352,146 @@ static int encode_task(void *user, int thread, size_t item)
     return st != NSVQ_OK;
 }
 
+/* ---- halving of the chunk ---- */
+
+/* Fills e->valid, from mask number `mask` or the alpha band, and halves it too. */
+static nsvq_status load_valid(encoder *e, uint32_t mask, nsvq_error *err)
+{
+    const nsvq_raster *r = &e->r;
+    uint32_t w, h;
+
+    block_extent(&e->w.h, 0, e->bx0 + e->n - 1, e->by, &w, &h);
+    w += (e->n - 1) * BLOCK;
+    uint8_t *to = e->valid;
+    nsvq_pull p = {.x = e->bx0 * BLOCK, .y = e->by * BLOCK, .w = w, .h = h, .first = mask, .n = 1, .pixels = to,
+                   .pixel_stride = 1, .row_stride = w};
+    if (e->w.h.n_masks) {
+        if (r->read_mask(r->user, &p)) return pull_failed(&p, err);
+    } else { // of a wider alpha band what is not 0
+        size_t bytes = nsvq_type_bytes(type_of(&r->bands[r->alpha])), n = (size_t)w * h;
+        uint8_t *wide = malloc(n * bytes);
+        if (!wide) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+        p.first = r->alpha;
+        p.pixels = wide;
+        p.pixel_stride = (ptrdiff_t)bytes;
+        p.row_stride = (ptrdiff_t)(w * bytes);
+        int failed = r->read(r->user, &p);
+        for (size_t i = 0; i < n; i++) {
+            uint8_t any = 0;
+            for (size_t k = 0; k < bytes; k++) any |= wide[i * bytes + k];
+            to[i] = any ? 255 : 0;
+        }
+        free(wide);
+        if (failed) return pull_failed(&p, err);
+    }
+    pyramid_put_mask(&e->pyramid, 1, mask, p.x, p.y, w, h, to, w);
+    return NSVQ_OK;
+}
+
+/* The strip's own pixels, without halo, to level 1. */
+static nsvq_status halve_strip(encoder *e, nsvq_error *err)
+{
+    const group *g = &e->w.h.groups[e->g];
+    const strip *s = &e->strips[0];
+    nsvq_status st = NSVQ_OK;
+    uint32_t w, h;
+
+    if (e->w.h.n_levels == 1 || g->coding == CODING_MASK) return NSVQ_OK;
+    block_extent(&e->w.h, 0, e->bx0 + e->n - 1, e->by, &w, &h);
+    w += (e->n - 1) * BLOCK;
+    const uint8_t *px = strip_at(s, e->bx0 * BLOCK, e->by * BLOCK);
+    for (uint32_t b = 0; b < g->n_bands; b++) {
+        const uint8_t *valid = e->valid;
+        uint32_t band = g->first_band + b;
+        if (e->w.h.band_masks) st = load_valid(e, band, err);
+        if (st != NSVQ_OK) return st;
+        if (!e->w.h.n_masks && band == e->r.alpha) valid = NULL; // alpha itself is averaged whole
+        pyramid_put(&e->pyramid, 1, band, e->bx0 * BLOCK, e->by * BLOCK, w, h, px + (ptrdiff_t)b * s->band_stride,
+                    (ptrdiff_t)s->item, s->stride, valid, w);
+    }
+    return NSVQ_OK;
+}
+
+/* ---- chunks, rows, levels ---- */
+
 static nsvq_status encode_chunk(encoder *e, nsvq_error *err)
 {
     uint32_t n_groups = e->w.h.n_groups;
     size_t n = (size_t)e->n * n_groups;
+    nsvq_status st = NSVQ_OK;
 
     for (size_t i = 0; i < n; i++) e->pieces[i].size = 0;
-    for (e->g = 0; e->g < n_groups; e->g++) {
-        nsvq_status st = strip_load(e, err);
-        if (st != NSVQ_OK) return st;
+    if (!e->level && e->valid && !e->w.h.band_masks) st = load_valid(e, 0, err);
+    for (e->g = 0; e->g < n_groups && st == NSVQ_OK; e->g++) {
+        if ((st = strip_load(e, err)) != NSVQ_OK) return st;
+        if (!e->level && (st = halve_strip(e, err)) != NSVQ_OK) return st;
         pool_run(e->opt.n_threads, e->n, encode_task, e);
         st = (nsvq_status)atomic_load(&e->status);
         if (st != NSVQ_OK) return fail(err, st, NO_OFFSET, "%s", nsvq_status_text(st));
     }
+    if (st != NSVQ_OK) return st;
     e->joined.size = 0;
     for (size_t i = 0; i < n; i++) {
         e->sizes[i] = (uint32_t)e->pieces[i].size;
         wr_bytes(&e->joined, e->pieces[i].p, e->pieces[i].size);
     }
     if (e->joined.bad) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
-    return writer_blocks(&e->w, e->joined.p, e->sizes, n, err);
+    return writer_blocks(&e->w, e->level, e->joined.p, e->sizes, n, err);
+}
+
+static nsvq_status encode_row(encoder *e, uint32_t level, uint32_t by, nsvq_error *err)
+{
+    uint32_t blocks_x = e->w.h.levels[level].blocks_x;
+
+    e->level = level;
+    e->by = by;
+    for (e->bx0 = 0; e->bx0 < blocks_x; e->bx0 += e->n) {
+        e->n = blocks_x - e->bx0 < e->chunk ? blocks_x - e->bx0 : e->chunk;
+        nsvq_status st = encode_chunk(e, err);
+        if (st != NSVQ_OK) return st;
+        if (!go_on(e)) return fail(err, NSVQ_E_CANCELLED, NO_OFFSET, "cancelled");
+    }
+    return NSVQ_OK;
 }
 
 static nsvq_status encode_blocks(encoder *e, nsvq_error *err)
 {
     const header *h = &e->w.h;
+    nsvq_status st = NSVQ_OK;
+    uint32_t by;
 
-    for (e->by = 0; e->by < h->blocks_y; e->by++)
-        for (e->bx0 = 0; e->bx0 < h->blocks_x; e->bx0 += e->n) {
-            e->n = h->blocks_x - e->bx0 < e->chunk ? h->blocks_x - e->bx0 : e->chunk;
-            nsvq_status st = encode_chunk(e, err);
-            if (st != NSVQ_OK) return st;
-            if (!go_on(e)) return fail(err, NSVQ_E_CANCELLED, NO_OFFSET, "cancelled");
+    for (uint32_t row = 0; row < h->levels[0].blocks_y && st == NSVQ_OK; row++) {
+        st = encode_row(e, 0, row, err);
+        if (st == NSVQ_OK) pyramid_advance(&e->pyramid, (uint64_t)(row + 1) * BLOCK);
+        for (uint32_t l = 1; l < h->n_levels && st == NSVQ_OK; l++) {
+            pyramid_halve(&e->pyramid, l);
+            while (st == NSVQ_OK && pyramid_ready(&e->pyramid, l, &by)) st = encode_row(e, l, by, err);
+            pyramid_drop(&e->pyramid, l);
         }
-    return NSVQ_OK;
+    }
+    return st;
 }
 
 /* ---- memory ---- */
 
-static bool slot_create(const encoder *e, slot *s)
+/* Bytes of a block of the largest exact group. */
+static size_t exact_bytes(const header *h)
+{
+    size_t most = 0;
+
+    for (uint32_t i = 0; i < h->n_groups; i++) {
+        const group *g = &h->groups[i];
+        size_t bytes = g->coding == NSVQ_CODING_EXACT ? group_planes(g) * group_bytes(g) : 0;
+        most = bytes > most ? bytes : most;
+    }
+    return most * BLOCK * BLOCK;
+}
+
+static bool slot_create(const encoder *e, slot *s, size_t exact)
 {
     s->bits = malloc(3 * mask_stride(BLOCK) * BLOCK);
-    if (!s->bits) return false;
+    s->planes = malloc(exact > 0 ? exact : 1);
+    if (!s->bits || !s->planes) return false;
     if (!e->model) return true;
     const nsvq_model_desc *m = &e->model->desc;
     size_t side = BLOCK / m->stride, window = BLOCK + 2 * e->halo * m->stride, n = side * side;
@@ -349,17 +506,26 @@ static bool slot_create(const encoder *e, slot *s)
 
 static nsvq_status encoder_room(encoder *e, nsvq_error *err)
 {
-    uint32_t n_groups = e->w.h.n_groups, blocks_x = e->w.h.blocks_x;
+    uint32_t n_groups = e->w.h.n_groups, blocks_x = e->w.h.levels[0].blocks_x;
 
     e->chunk = CHUNK_PIECES / n_groups;
+    size_t exact = exact_bytes(&e->w.h);
+    if (exact && e->chunk > CHUNK_BYTES / exact) e->chunk = (uint32_t)(CHUNK_BYTES / exact);
     e->chunk = e->chunk < MIN_CHUNK ? MIN_CHUNK : e->chunk > MAX_CHUNK ? MAX_CHUNK : e->chunk;
     e->chunk = e->chunk < blocks_x ? e->chunk : blocks_x;
-    e->strip.g = UINT32_MAX; // of no group yet
+    e->strips[0].g = e->strips[1].g = UINT32_MAX; // of no group yet
     e->pieces = calloc((size_t)e->chunk * n_groups, sizeof *e->pieces);
     e->sizes = calloc((size_t)e->chunk * n_groups, sizeof *e->sizes);
     e->slots = calloc((size_t)e->opt.n_threads, sizeof *e->slots);
     bool ok = e->pieces && e->sizes && e->slots;
-    for (int i = 0; ok && i < e->opt.n_threads; i++) ok = slot_create(e, &e->slots[i]);
+    for (int i = 0; ok && i < e->opt.n_threads; i++) ok = slot_create(e, &e->slots[i], exact);
+    if (e->w.h.n_levels > 1) {
+        ok = ok && pyramid_create(&e->pyramid, &e->w.h, &e->r, e->model ? e->halo * e->model->desc.stride : 0);
+        if (e->w.h.n_masks || e->r.has_alpha) {
+            e->valid = malloc((size_t)e->chunk * BLOCK * BLOCK);
+            ok = ok && e->valid;
+        }
+    }
     return ok ? NSVQ_OK : fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
 }
 
@@ -373,12 +539,16 @@ static void encoder_free(encoder *e)
         free(s->y_hat);
         free(s->base);
         free(s->bits);
+        free(s->planes);
     }
     for (size_t i = 0; e->pieces && i < (size_t)e->chunk * e->w.h.n_groups; i++) wr_free(&e->pieces[i]);
     free(e->slots);
     free(e->pieces);
     free(e->sizes);
-    free(e->strip.px);
+    free(e->strips[0].px);
+    free(e->strips[1].px);
+    free(e->valid);
+    pyramid_free(&e->pyramid);
     wr_free(&e->joined);
     writer_free(&e->w);
     nsvq_model_release(e->model);
@@ -401,41 +571,92 @@ static nsvq_status check_arguments(encoder *e, const nsvq_sink *sink, const nsvq
         !r->n_bands || r->n_bands > MAX_BANDS)
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "%u x %u pixels, %u bands", r->width, r->height,
                     r->n_bands);
+    if (r->has_mask > 2 || (r->has_alpha && r->alpha >= r->n_bands))
+        return fail(err, NSVQ_E_ARG, NO_OFFSET, "has_mask %u, alpha %u", r->has_mask, r->alpha);
     if (!r->bands || !r->read || (r->has_mask && !r->read_mask) || (r->n_meta && !r->meta))
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "a field of nsvq_raster is NULL");
     if (!o->quality) o->quality = 50;
     if (!o->n_threads) o->n_threads = 1;
-    if (o->quality < 1 || o->quality > 100 || o->n_threads < 1 || o->embed < 0 || o->embed > 2)
-        return fail(err, NSVQ_E_ARG, NO_OFFSET, "quality %d, %d threads, embed %d", o->quality,
-                    o->n_threads, o->embed);
+    if (!(o->quality >= 1 && o->quality <= 100) || o->family < 0 || o->family > NSVQ_FAMILY_HYPER ||
+        o->n_threads < 1 || o->embed < 0 || o->embed > 2)
+        return fail(err, NSVQ_E_ARG, NO_OFFSET, "quality %g, family %d, %d threads, embed %d", o->quality,
+                    o->family, o->n_threads, o->embed);
     if (o->n_threads > MAX_THREADS) o->n_threads = MAX_THREADS;
+    if (!o->max_group) o->max_group = 32;
+    if (o->max_group > MAX_GROUP) return fail(err, NSVQ_E_ARG, NO_OFFSET, "groups of %u bands", o->max_group);
+    for (uint32_t b = 0; b < r->n_bands; b++) {
+        const nsvq_band *band = &r->bands[b];
+        size_t bytes = band->type ? nsvq_type_bytes((nsvq_type)band->type) : 1;
+        if (!bytes || (band->has_nodata && (band->type > NSVQ_TYPE_COMPLEX ||
+                                            (bytes < 8 && band->nodata >> (8 * bytes)))) ||
+            band->resampling > NSVQ_MODE)
+            return fail(err, NSVQ_E_ARG, NO_OFFSET, "band %u: type %u, nodata %llx, resampling %u", b, band->type,
+                        (unsigned long long)band->nodata, band->resampling);
+    }
     return NSVQ_OK;
 }
 
-static bool is_lossy_pair(const nsvq_band *a, const nsvq_band *b)
+static bool is_exact(const nsvq_band *b)
 {
-    return !a->exact && !b->exact && a->has_nodata == b->has_nodata &&
+    return b->exact || type_of(b) != NSVQ_TYPE_U8;
+}
+
+/* May two bands share a group? */
+static bool is_pair(const nsvq_band *a, const nsvq_band *b)
+{
+    return is_exact(a) == is_exact(b) && type_of(a) == type_of(b) && !a->has_nodata == !b->has_nodata &&
            (!a->has_nodata || a->nodata == b->nodata);
 }
 
-static nsvq_status plan_groups(header *h, const nsvq_raster *r, nsvq_error *err)
+/* Bands from `first` on that share a group: three or one lossy ones; exact ones so that the groups of
+ * all that could share one are about equal. */
+static uint32_t group_size(const encoder *e, uint32_t first)
 {
-    h->groups = calloc((size_t)r->n_bands + 1, sizeof *h->groups);
+    const nsvq_raster *r = &e->r;
+    const nsvq_band *band = &r->bands[first];
+    uint32_t n = 1, most = e->opt.max_group;
+
+    while (first + n < r->n_bands && is_pair(band, band + n)) n++;
+    if (!is_exact(band)) return n >= 3 ? 3 : 1;
+    uint32_t n_groups = (n + most - 1) / most;
+    return (n + n_groups - 1) / n_groups;
+}
+
+static nsvq_status plan_groups(const encoder *e, header *h, nsvq_error *err)
+{
+    const nsvq_raster *r = &e->r;
+
+    h->n_masks = r->has_mask == 2 ? r->n_bands : r->has_mask;
+    h->band_masks = r->has_mask == 2;
+    h->groups = calloc((size_t)r->n_bands + h->n_masks, sizeof *h->groups);
     if (!h->groups) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
     for (uint32_t b = 0; b < r->n_bands; b += h->groups[h->n_groups++].n_bands) {
         const nsvq_band *band = &r->bands[b];
-        bool three = b + 2 < r->n_bands && is_lossy_pair(band, band + 1) && is_lossy_pair(band, band + 2);
+        unsigned type = type_of(band);
+        uint32_t n = group_size(e, b);
         h->groups[h->n_groups] = (group){
-            .coding = band->exact ? NSVQ_CODING_EXACT : three ? NSVQ_CODING_VQ3 : NSVQ_CODING_VQ1,
+            .coding = is_exact(band) ? NSVQ_CODING_EXACT : n == 3 ? NSVQ_CODING_VQ3 : NSVQ_CODING_VQ1,
+            .type = (uint8_t)(type & ~(unsigned)NSVQ_TYPE_COMPLEX),
+            .complex = type > NSVQ_TYPE_COMPLEX,
             .has_nodata = !!band->has_nodata,
             .nodata = band->has_nodata ? band->nodata : 0,
-            .n_bands = three ? 3 : 1,
+            .n_bands = n,
             .first_band = b};
     }
-    if (r->has_mask) h->groups[h->n_groups++] = (group){.coding = CODING_MASK};
-    h->has_mask = r->has_mask;
+    for (uint32_t i = 0; i < h->n_masks; i++)
+        h->groups[h->n_groups++] = (group){.coding = CODING_MASK, .first_band = i};
     h->n_bands = r->n_bands;
     return NSVQ_OK;
+}
+
+/* The vq family's own quality at q: the one with the slope of rate against distortion that the hyper
+ * family has there (0.16 squared steps a bit); below, down to its lowest rates. */
+static int vq_quality(double q)
+{
+    double v = 50 + 1.2 * (q - 13.6), low = 50 + 1.2 * (VQ_BELOW - 13.6);
+
+    if (q < VQ_BELOW) v = VQ_LEAST + (q - 1) / (VQ_BELOW - 1) * (low - VQ_LEAST);
+    return v < 100 ? (int)(v + 0.5) : 100;
 }
 
 static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
@@ -447,14 +668,17 @@ static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
     if (e->opt.model) {
         e->model = model_retain(e->opt.model);
     } else {
-        nsvq_status st = nsvq_model_shipped(&e->model, NULL, err);
+        int better = e->opt.quality < VQ_BELOW ? NSVQ_FAMILY_VQ : NSVQ_FAMILY_HYPER;
+        nsvq_status st = model_of_family(&e->model, e->opt.family ? e->opt.family : better, err);
         if (st != NSVQ_OK) return st;
     }
     const nsvq_model_desc *m = &e->model->desc;
     if (!m->has_analysis)
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "model '%.31s' is a decode-only copy", m->name);
     e->halo = (uint32_t)nsvq_engine_analysis_halo(e->model->engine);
-    h->quality = (uint8_t)e->opt.quality;
+    h->quality16 = (uint16_t)(16 * e->opt.quality + 0.5);
+    h->quality = m->family == NSVQ_FAMILY_VQ ? (uint8_t)vq_quality(e->opt.quality) : 0;
+    e->quality16 = h->quality ? 16 * h->quality : h->quality16;
     h->model_id = e->model->id;
     memcpy(h->model_name, m->name, sizeof h->model_name);
     return NSVQ_OK;
@@ -495,9 +719,12 @@ static nsvq_status add_sections(const encoder *e, header *h, wr *payload, nsvq_e
 
 static nsvq_status begin(encoder *e, const nsvq_sink *sink, nsvq_error *err)
 {
-    header h = {.width = e->r.width, .height = e->r.height, .n_levels = 1};
+    header h = {.width = e->r.width, .height = e->r.height};
     wr payload[2] = {{0}};
-    nsvq_status st = plan_groups(&h, &e->r, err);
+    nsvq_status st = plan_groups(e, &h, err);
+
+    h.n_levels = (uint8_t)levels_of(h.width, h.height);
+    if (e->opt.n_levels && e->opt.n_levels < h.n_levels) h.n_levels = (uint8_t)e->opt.n_levels;
 
     if (st == NSVQ_OK) st = take_model(e, &h, err);
     if (st == NSVQ_OK) st = add_sections(e, &h, payload, err);

@@ -91,101 +91,121 @@ int mask_decode(uint8_t *bits, uint32_t n_bands, uint32_t width, uint32_t height
 
 /* ---- exact bands ---- */
 
-enum { FILTER_NONE, FILTER_LEFT, FILTER_UP, FILTER_MED, N_FILTERS };
+enum { EXACT_CONSTANT, EXACT_PLANES };
 
-/* Median of left, up and left + up - up_left (Weinberger, Seroussi, Sapiro: LOCO-I, 2000). */
-static int med(int left, int up, int up_left)
+/* A row of samples as numbers whose order is that of the values: negative ones below the others. */
+static void load_row(uint64_t *row, const uint8_t *p, uint32_t n, size_t bytes, uint64_t flip)
 {
-    int lo = left < up ? left : up, hi = left < up ? up : left;
-
-    return up_left >= hi ? lo : up_left <= lo ? hi : left + up - up_left;
-}
-
-/* Samples outside the block are 0. up: the row above. */
-static uint8_t predict(int filter, const uint8_t *row, const uint8_t *up, uint32_t x)
-{
-    int left = x ? row[x - 1] : 0;
-
-    switch (filter) {
-    case FILTER_LEFT:
-        return (uint8_t)left;
-    case FILTER_UP:
-        return up[x];
-    case FILTER_MED:
-        return (uint8_t)med(left, up[x], x ? up[x - 1] : 0);
+    for (uint32_t x = 0; x < n; x++, p += bytes) {
+        uint64_t v = 0;
+        memcpy(&v, p, bytes);
+        row[x] = v ^ flip;
     }
-    return 0;
 }
 
-static const uint8_t zero_row[BLOCK];
-
-static uint32_t filter_row(uint8_t *out, int filter, const uint8_t *row, const uint8_t *up,
-                           uint32_t width)
+static void store_row(uint8_t *p, const uint64_t *row, uint32_t n, size_t bytes, uint64_t flip)
 {
-    uint32_t cost = 0;
-
-    for (uint32_t x = 0; x < width; x++) {
-        out[x] = (uint8_t)(row[x] - predict(filter, row, up, x));
-        cost += out[x] < 128 ? out[x] : 256u - out[x];
+    for (uint32_t x = 0; x < n; x++, p += bytes) {
+        uint64_t v = row[x] ^ flip;
+        memcpy(p, &v, bytes);
     }
-    return cost;
 }
 
-static bool is_constant(const uint8_t *px, ptrdiff_t stride, uint32_t width, uint32_t height)
+/* Median of left, up and left + up - up_left (Weinberger, Seroussi, Sapiro: LOCO-I, 2000); up is 0
+ * in the first row, left in the first column that of the row above. */
+static uint64_t predict(const uint64_t *row, const uint64_t *up, uint32_t x, bool first_row)
 {
-    for (uint32_t y = 0; y < height; y++)
-        for (uint32_t x = 0; x < width; x++)
-            if (px[(ptrdiff_t)y * stride + x] != px[0]) return false;
-    return true;
+    if (!x) return first_row ? 0 : up[0];
+    if (first_row) return row[x - 1];
+    uint64_t a = row[x - 1], b = up[x], c = up[x - 1];
+    uint64_t lo = a < b ? a : b, hi = a < b ? b : a;
+
+    return c >= hi ? lo : c <= lo ? hi : a + b - c;
 }
 
-void exact_encode(wr *w, const uint8_t *px, ptrdiff_t stride, uint32_t width, uint32_t height)
-{
-    uint8_t trial[BLOCK];
-    wr rows = {0};
+/* What the rows of a shape need to be numbers. */
+typedef struct numbers {
+    size_t bytes;
+    int bits;
+    uint64_t mask, flip;
+} numbers;
 
-    if (is_constant(px, stride, width, height)) {
-        wr_le(w, px[0], 1);
-        return;
+static numbers numbers_of(nsvq_type type)
+{
+    numbers n = {.bytes = nsvq_type_bytes(type)};
+
+    n.bits = 8 * (int)n.bytes;
+    n.mask = UINT64_MAX >> (64 - n.bits);
+    bool is_signed = type == NSVQ_TYPE_S8 || type == NSVQ_TYPE_S16 || type == NSVQ_TYPE_S32 || type == NSVQ_TYPE_S64;
+    n.flip = is_signed ? UINT64_C(1) << (n.bits - 1) : 0;
+    return n;
+}
+
+static bool is_constant(const uint8_t *p, size_t n, size_t bytes)
+{
+    return n < 2 || !memcmp(p, p + bytes, (n - 1) * bytes);
+}
+
+int lossless_encode(wr *w, const void *planes, const lossless_shape *s, const void *nodata, int effort)
+{
+    const uint8_t *p = planes;
+    numbers nb = numbers_of(s->type);
+    size_t n = (size_t)s->n_bands * s->width * s->height, plane = (size_t)s->width * s->height;
+    uint64_t row[2][BLOCK] = {{0}};
+
+    if (is_constant(p, n, nb.bytes)) {
+        wr_le(w, EXACT_CONSTANT, 1);
+        wr_bytes(w, p, nb.bytes);
+        return w->bad ? -2 : 0;
     }
-    for (uint32_t y = 0; y < height; y++, px += stride) {
-        uint8_t *out = wr_room(&rows, width + 1);
-        uint32_t best = UINT32_MAX;
-        for (int filter = 0; out && filter < N_FILTERS; filter++) {
-            uint32_t cost = filter_row(trial, filter, px, y ? px - stride : zero_row, width);
-            if (cost >= best) continue;
-            best = cost;
-            out[0] = (uint8_t)filter;
-            memcpy(out + 1, trial, width);
+    wr_le(w, EXACT_PLANES, 1);
+    uint8_t *out = malloc(n * nb.bytes);
+    if (!out) return -2;
+    for (size_t i = 0; i < (size_t)s->n_bands * s->height; i++) {
+        uint64_t *now = row[i & 1], *up = row[~i & 1];
+        size_t y = i % s->height;
+        uint8_t *to = out + i / s->height * plane * nb.bytes + y * s->width;
+        load_row(now, p + i * s->width * nb.bytes, s->width, nb.bytes, nb.flip);
+        for (uint32_t x = 0; x < s->width; x++) {
+            uint64_t d = (now[x] - predict(now, up, x, !y)) & nb.mask;
+            d = (d << 1 ^ (0 - (d >> (nb.bits - 1)))) & nb.mask; // small ones of both signs are small
+            for (size_t k = 0; k < nb.bytes; k++) to[k * plane + x] = (uint8_t)(d >> (8 * k));
         }
     }
-    if (!rows.bad) wr_deflate(w, rows.p, rows.size, false);
-    w->bad |= rows.bad;
-    wr_free(&rows);
+    wr_deflate(w, out, n * nb.bytes, false);
+    free(out);
+    return w->bad ? -2 : 0;
 }
 
-int exact_decode(uint8_t *px, uint32_t width, uint32_t height, const uint8_t *in, size_t size)
+int lossless_decode(void *planes, const lossless_shape *s, const uint8_t *in, size_t size)
 {
-    size_t n = (size_t)(width + 1) * height;
-    const uint8_t *up = zero_row;
-    int rc = -1;
+    uint8_t *p = planes;
+    numbers nb = numbers_of(s->type);
+    size_t n = (size_t)s->n_bands * s->width * s->height, plane = (size_t)s->width * s->height;
+    uint64_t row[2][BLOCK] = {{0}};
 
-    if (size == 1) {
-        memset(px, in[0], (size_t)width * height);
+    if (size == 1 + nb.bytes && in[0] == EXACT_CONSTANT) {
+        memcpy(p, in + 1, nb.bytes);
+        for (size_t i = 1; i < n; i++) memcpy(p + i * nb.bytes, in + 1, nb.bytes);
         return 0;
     }
-    uint8_t *rows = malloc(n);
-    if (!rows) return -2;
-    if ((rc = inflate_exact(rows, n, in, size, false)) != 0) goto done;
-    for (const uint8_t *r = rows; r < rows + n; r += width + 1, up = px, px += width) {
-        if (r[0] >= N_FILTERS) {
-            rc = -1;
-            goto done;
+    if (size < 2 || in[0] != EXACT_PLANES) return -1;
+    uint8_t *bytes = malloc(n * nb.bytes);
+    if (!bytes) return -2;
+    int rc = inflate_exact(bytes, n * nb.bytes, in + 1, size - 1, false);
+    for (size_t i = 0; !rc && i < (size_t)s->n_bands * s->height; i++) {
+        uint64_t *now = row[i & 1], *up = row[~i & 1];
+        size_t y = i % s->height;
+        const uint8_t *from = bytes + i / s->height * plane * nb.bytes + y * s->width;
+        for (uint32_t x = 0; x < s->width; x++) {
+            uint64_t d = 0;
+            for (size_t k = 0; k < nb.bytes; k++) d |= (uint64_t)from[k * plane + x] << (8 * k);
+            d = d >> 1 ^ (0 - (d & 1));
+            now[x] = (predict(now, up, x, !y) + d) & nb.mask;
         }
-        for (uint32_t x = 0; x < width; x++) px[x] = (uint8_t)(r[x + 1] + predict(r[0], px, up, x));
+        store_row(p + i * s->width * nb.bytes, now, s->width, nb.bytes, nb.flip);
     }
-done:
-    free(rows);
+    free(bytes);
     return rc;
 }
 

@@ -84,16 +84,15 @@ uint32_t checksum(uint32_t seed, const void *bytes, size_t n)
     return (uint32_t)crc32_z(seed, bytes, n);
 }
 
-/* Header, footer and metadata. *front receives what was read of the file's start. */
+/* Header and metadata. *front receives what was read of the file's start. */
 static nsvq_status read_front(nsvq_file *f, uint8_t **front, size_t *front_size, nsvq_error *err)
 {
     const nsvq_source *src = &f->src;
-    uint8_t footer[FOOTER_BYTES];
     uint32_t header_bytes;
     size_t size = src->size < FRONT_BYTES ? (size_t)src->size : FRONT_BYTES;
     nsvq_status st;
 
-    if (src->size < PREFIX_BYTES + FOOTER_BYTES)
+    if (src->size < PREFIX_BYTES)
         return fail(err, NSVQ_E_CORRUPT, 0, "a file of %llu bytes is no NSVQ file",
                     (unsigned long long)src->size);
     uint8_t *p = malloc(size);
@@ -101,7 +100,7 @@ static nsvq_status read_front(nsvq_file *f, uint8_t **front, size_t *front_size,
     *front = p;
     if ((st = source_read(src, 0, p, size, "header", err)) != NSVQ_OK) return st;
     if ((st = header_prefix(p, &header_bytes, err)) != NSVQ_OK) return st;
-    if (header_bytes > src->size - FOOTER_BYTES)
+    if (header_bytes > src->size)
         return fail(err, NSVQ_E_CORRUPT, SIGNATURE_BYTES + 2, "header passes the end of the file");
     if (header_bytes > size) {
         p = realloc(p, header_bytes);
@@ -112,11 +111,6 @@ static nsvq_status read_front(nsvq_file *f, uint8_t **front, size_t *front_size,
         size = header_bytes;
     }
     *front_size = size;
-    if (src->size <= size)
-        memcpy(footer, p + src->size - FOOTER_BYTES, FOOTER_BYTES);
-    else if ((st = source_read(src, src->size - FOOTER_BYTES, footer, FOOTER_BYTES, "footer", err)))
-        return st;
-    if ((st = header_seal_check(p, header_bytes, footer, src->size, err)) != NSVQ_OK) return st;
     return header_parse(&f->h, p, header_bytes, src->size, err);
 }
 
@@ -156,8 +150,7 @@ nsvq_status nsvq_open(nsvq_file **out, const nsvq_source *src, const nsvq_open_o
     }
     f->src = *src;
     if ((st = read_front(f, &front, &front_size, err)) != NSVQ_OK) goto done;
-    f->n_pages = (f->h.n_entries + PAGE_ENTRIES - 1) / PAGE_ENTRIES;
-    f->pages = calloc((size_t)f->n_pages, sizeof *f->pages);
+    f->pages = calloc((size_t)f->h.n_pages, sizeof *f->pages);
     if (!f->pages) {
         st = fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
         goto done;
@@ -165,6 +158,10 @@ nsvq_status nsvq_open(nsvq_file **out, const nsvq_source *src, const nsvq_open_o
     index_take_front(f, front, front_size);
     if ((st = read_sections(f, err)) != NSVQ_OK) goto done;
     if (f->h.model_id && (st = model_find(f, &opt, err)) != NSVQ_OK) goto done;
+    if (f->model && (f->model->desc.family == NSVQ_FAMILY_VQ) != (f->h.quality > 0)) {
+        st = fail(err, NSVQ_E_CORRUPT, 0, "header: quality of another family than the model's");
+        goto done;
+    }
     *out = f;
     f = NULL; // ownership moved to the caller
 done:
@@ -177,7 +174,7 @@ void nsvq_close(nsvq_file *f)
 {
     if (!f) return;
     cache_destroy(&f->cache);
-    for (uint64_t i = 0; f->pages && i < f->n_pages; i++) free(atomic_load(&f->pages[i]));
+    for (uint64_t i = 0; f->pages && i < f->h.n_pages; i++) free(atomic_load(&f->pages[i]));
     free((void *)f->pages);
     free(f->meta);
     free(f->meta_bytes);
@@ -193,14 +190,13 @@ void nsvq_get_info(const nsvq_file *f, nsvq_info *info)
                        .width = h->width,
                        .height = h->height,
                        .n_bands = h->n_bands,
-                       .bits = 8,
                        .block_size = BLOCK,
                        .n_levels = h->n_levels,
-                       .quality = h->quality,
-                       .n_groups = h->n_groups - h->has_mask,
+                       .quality = h->quality16 / 16.,
+                       .n_groups = h->n_groups - h->n_masks,
                        .model_id = h->model_id,
                        .embedded = f->embedded,
-                       .has_mask = h->has_mask};
+                       .has_mask = !h->n_masks ? 0 : h->band_masks ? 2 : 1};
 
     memcpy(known.model_name, h->model_name, sizeof known.model_name);
     memcpy(info, &known, info->struct_size < sizeof known ? info->struct_size : sizeof known);
@@ -218,13 +214,19 @@ nsvq_status nsvq_meta_get(const nsvq_file *f, size_t i, nsvq_meta *out)
     return NSVQ_OK;
 }
 
-nsvq_status nsvq_group_get(const nsvq_file *f, uint32_t g, nsvq_coding *coding,
-                           uint32_t *first_band, uint32_t *n_bands)
+nsvq_status nsvq_group_get(const nsvq_file *f, uint32_t g, nsvq_group *out)
 {
-    if (g >= f->h.n_groups - f->h.has_mask) return NSVQ_E_ARG;
-    *coding = (nsvq_coding)f->h.groups[g].coding;
-    *first_band = f->h.groups[g].first_band;
-    *n_bands = f->h.groups[g].n_bands;
+    if (g >= f->h.n_groups - f->h.n_masks) return NSVQ_E_ARG;
+    const group *from = &f->h.groups[g];
+    nsvq_group known = {.struct_size = out->struct_size,
+                        .coding = (nsvq_coding)from->coding,
+                        .type = (nsvq_type)(from->type + (from->complex ? NSVQ_TYPE_COMPLEX : 0)),
+                        .first_band = from->first_band,
+                        .n_bands = from->n_bands,
+                        .has_nodata = from->has_nodata,
+                        .nodata = from->nodata};
+
+    memcpy(out, &known, out->struct_size < sizeof known ? out->struct_size : sizeof known);
     return NSVQ_OK;
 }
 
@@ -234,7 +236,8 @@ nsvq_status nsvq_block_get(const nsvq_file *f, uint32_t level, uint32_t bx, uint
     const header *h = &f->h;
     uint32_t stored = 0;
 
-    if (level || bx >= h->blocks_x || by >= h->blocks_y || g >= h->n_groups)
+    if (level >= h->n_levels || bx >= h->levels[level].blocks_x || by >= h->levels[level].blocks_y ||
+        g >= h->n_groups)
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "no block (%u, %u) of group %u at level %u", bx, by, g,
                     level);
     // pages are loaded behind the file's back: it looks the same before and after

@@ -47,6 +47,11 @@ static void set_tables(hyper *h, const nsvq_hyper *d)
             h->start[c][i + 1] = (uint16_t)(h->start[c][i] + f);
             h->bits[c][i] = f ? (uint16_t)symbol_bits(log2_q8, f) : 0;
         }
+    for (int c = 0; c < NSVQ_N_CLASSES; c++)
+        for (int i = 0, symbol = 0; i < 256; i++) {
+            while (h->start[c][symbol + 1] <= i << 7) symbol++;
+            h->first[c][i] = (uint8_t)symbol;
+        }
 }
 
 int hyper_create(hyper *h, const nsvq_model_desc *m, const nsvq_kernels *k)
@@ -175,9 +180,15 @@ static int coder_init(coder *c, nsvq_scratch *s)
     return 0;
 }
 
-static int class_of(int log2_scale, int below)
+/* In 16 bits, for the vectoriser: below is within -1408 .. 0, and the quotient by CLASS_WIDTH is that of
+ * 2^16 / CLASS_WIDTH, rounded up, for these numbers. */
+static uint8_t class_of(int16_t log2_scale, int16_t below)
 {
-    return clamp_int(log2_scale - below, 0, NSVQ_N_CLASSES * CLASS_WIDTH - 1) / CLASS_WIDTH;
+    int16_t v = log2_scale < -8191 ? -8191 : log2_scale > 8191 ? 8191 : log2_scale;
+
+    v = (int16_t)(v - below);
+    v = v < 0 ? 0 : v > NSVQ_N_CLASSES * CLASS_WIDTH - 1 ? NSVQ_N_CLASSES * CLASS_WIDTH - 1 : v;
+    return (uint8_t)((uint16_t)v * (uint32_t)((65536 + CLASS_WIDTH - 1) / CLASS_WIDTH) >> 16);
 }
 
 static void set_extra(const coder *c, int16_t *to)
@@ -230,7 +241,7 @@ static void row_model(coder *c, int y)
     k->pointwise(c->base + first * L, side, NULL, &c->h->base, c->bw);
     for (int x = 0; x < c->bw; x++)
         for (size_t i = 0; i < L; i++)
-            cls[(size_t)x * L + i] = (uint8_t)class_of(c->scale[(size_t)x * L + i], c->below[i]);
+            cls[(size_t)x * L + i] = class_of(c->scale[(size_t)x * L + i], c->below[i]);
 }
 
 static void z_value(coder *c, int position, int i, int r)
@@ -289,7 +300,7 @@ static int get_residual(coder *c, int cls)
 {
     const nsvq_hyper *d = &c->m->hyper;
     int half = d->half[cls], shift = d->shift[cls];
-    int v = rans_get(&c->reader, c->h->start[cls], 2 * half + 2) - half;
+    int v = rans_get_by(&c->reader, c->h->start[cls], c->h->first[cls]) - half;
 
     if (v > half) {
         unsigned head = rans_get_bits(&c->reader, 5), size = head >> 1;

@@ -9,6 +9,7 @@ typedef struct hyper {
     net            analysis, synthesis;
     nsvq_pointwise scale, base, mean[NSVQ_N_PASSES];
     uint16_t       start[NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS + 1]; /* cumulated frequencies */
+    uint8_t        first[NSVQ_N_CLASSES][256];                    /* see rans_get_by */
     uint16_t       bits[NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS];      /* encoder: unit 1/256 bit */
 } hyper;
 

@@ -1,45 +1,67 @@
-/* index.c - (level, block, group) -> bytes of the file (FORMAT.md 3.4). Pages are read when first
+/* index.c - (level, block, group) -> bytes of the file (FORMAT.md 3.3). Pages are read when first
  * needed, without a lock: whoever comes second throws its copy away. */
 #include "codec.h"
 
 uint64_t index_entry(const header *h, cell c)
 {
-    return ((uint64_t)c.by * h->blocks_x + c.bx) * h->n_groups + c.g;
+    const grid *v = &h->levels[c.level];
+
+    return v->first_page * PAGE_ENTRIES + ((uint64_t)c.by * v->blocks_x + c.bx) * h->n_groups + c.g;
+}
+
+/* The level that page i belongs to: coarse ones come first. */
+static uint32_t page_level(const header *h, uint64_t i)
+{
+    uint32_t l = 0;
+
+    while (i < h->levels[l].first_page) l++;
+    return l;
 }
 
 cell index_cell(const header *h, uint64_t e)
 {
-    uint64_t block = e / h->n_groups;
+    uint32_t l = page_level(h, e / PAGE_ENTRIES);
+    const grid *v = &h->levels[l];
+    uint64_t of_level = e - v->first_page * PAGE_ENTRIES, block = of_level / h->n_groups;
 
-    return (cell){.bx = (uint32_t)(block % h->blocks_x),
-                  .by = (uint32_t)(block / h->blocks_x),
-                  .g = (uint32_t)(e % h->n_groups)};
+    return (cell){.level = l,
+                  .bx = (uint32_t)(block % v->blocks_x),
+                  .by = (uint32_t)(block / v->blocks_x),
+                  .g = (uint32_t)(of_level % h->n_groups)};
 }
 
-static uint32_t page_entries(const header *h, uint64_t i)
+uint64_t index_page(const header *h, uint64_t i, uint32_t *n)
 {
-    uint64_t left = h->n_entries - i * PAGE_ENTRIES;
+    const grid *v = &h->levels[page_level(h, i)];
+    uint64_t before = (i - v->first_page) * PAGE_ENTRIES, left = v->n_entries - before;
 
-    return left < PAGE_ENTRIES ? (uint32_t)left : PAGE_ENTRIES;
+    *n = left < PAGE_ENTRIES ? (uint32_t)left : PAGE_ENTRIES;
+    return v->index_offset + (i - v->first_page) * PAGE_BYTES;
 }
 
-/* bytes: index_bytes(page_entries) of them. */
+/* bytes: index_bytes(n) of them. */
 static nsvq_status page_parse(const nsvq_file *f, uint64_t i, const uint8_t *bytes, page **out,
                               nsvq_error *err)
 {
-    uint64_t at = index_page_offset(&f->h, i), end = f->src.size - FOOTER_BYTES;
-    uint32_t n = page_entries(&f->h, i);
+    uint32_t n, n_runs;
+    uint64_t at = index_page(&f->h, i, &n);
     size_t size = (size_t)index_bytes(n);
-    rd r = rd_over(bytes, size);
-    page *p = malloc(sizeof *p + (n + 1) * sizeof p->start[0]);
+    page *p = malloc(sizeof *p + n * sizeof p->start[0]);
 
     if (!p) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    n_runs = (n + RUN_ENTRIES - 1) / RUN_ENTRIES;
+    rd bases = rd_over(bytes, 8 * n_runs), r = rd_over(bytes + 8 * n_runs, size - 8 * n_runs);
+    bool inside = true;
+    uint64_t next = 0;
     p->n = n;
-    p->start[0] = rd_u64(&r);
-    for (uint32_t k = 0; k < n; k++)
-        if (!add_u64(&p->start[k + 1], p->start[k], rd_u32(&r))) p->start[k + 1] = UINT64_MAX;
+    for (uint32_t k = 0; k < n; k++) {
+        if (k % RUN_ENTRIES == 0) inside &= (next = rd_u64(&bases)) >= f->h.blocks_offset;
+        p->start[k] = next;
+        p->size[k] = rd_u32(&r);
+        inside &= add_u64(&next, next, p->size[k]) && next <= f->src.size;
+    }
     bool whole = same_checksum(rd_u32(&r), checksum(0, bytes, size - 4));
-    if (!whole || p->start[0] < f->h.blocks_offset || p->start[n] > end) {
+    if (!whole || !inside) {
         free(p);
         return fail(err, NSVQ_E_CORRUPT, at, "index page %llu: %s", (unsigned long long)i,
                     whole ? "blocks outside the file" : "checksum differs");
@@ -62,19 +84,21 @@ void index_take_front(nsvq_file *f, const uint8_t *front, size_t size)
 {
     page *p;
 
-    for (uint64_t i = 0; i < f->n_pages; i++) {
-        uint64_t at = index_page_offset(&f->h, i);
-        if (at + index_bytes(page_entries(&f->h, i)) > size) break;
+    for (uint64_t i = 0; i < f->h.n_pages; i++) {
+        uint32_t n;
+        uint64_t at = index_page(&f->h, i, &n);
+        if (at + index_bytes(n) > size) break;
         if (page_parse(f, i, front + at, &p, NULL) == NSVQ_OK) page_install(f, i, p);
     }
 }
 
 static nsvq_status page_load(nsvq_file *f, uint64_t i, page **out, nsvq_error *err)
 {
-    uint8_t bytes[12 + 4 * PAGE_ENTRIES];
+    uint8_t bytes[PAGE_BYTES];
+    uint32_t n;
     page *p;
-    nsvq_status st = source_read(&f->src, index_page_offset(&f->h, i), bytes,
-                                 (size_t)index_bytes(page_entries(&f->h, i)), "index", err);
+    uint64_t at = index_page(&f->h, i, &n);
+    nsvq_status st = source_read(&f->src, at, bytes, (size_t)index_bytes(n), "index", err);
 
     if (st == NSVQ_OK) st = page_parse(f, i, bytes, &p, err);
     if (st == NSVQ_OK) *out = page_install(f, i, p);
@@ -92,6 +116,6 @@ nsvq_status index_locate(nsvq_file *f, uint64_t e, uint64_t *offset, uint32_t *s
         if (st != NSVQ_OK) return st;
     }
     *offset = p->start[k];
-    *size = (uint32_t)(p->start[k + 1] - p->start[k]);
+    *size = p->size[k];
     return NSVQ_OK;
 }

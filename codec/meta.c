@@ -1,4 +1,4 @@
-/* meta.c - sections, and the list of metadata records in one of them (FORMAT.md 3.3, 3.5). */
+/* meta.c - sections, and the list of metadata records in one of them (FORMAT.md 3.2, 3.4). */
 #include "codec.h"
 
 nsvq_status section_load(const nsvq_source *src, const section *s, const char *what, uint8_t **raw,

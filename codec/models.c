@@ -131,6 +131,13 @@ nsvq_status nsvq_model_shipped(nsvq_model **out, const char *name, nsvq_error *e
                 : fail(err, NSVQ_E_NO_MODEL, NO_OFFSET, "no model is compiled into this library");
 }
 
+nsvq_status model_of_family(nsvq_model **out, int family, nsvq_error *err)
+{
+    for (int i = 0; i < n_shipped_models; i++)
+        if (shipped_models[i].family == family) return shipped_get(i, out, err);
+    return nsvq_model_shipped(out, NULL, err);
+}
+
 /* ---- the model of a file ---- */
 
 static nsvq_status find_embedded(nsvq_file *f, nsvq_model **out, nsvq_error *err)

@@ -54,13 +54,37 @@ typedef struct nsvq_model nsvq_model; /* immutable, shared by threads, reference
 
 /* From bytes (NSVQ_E_CORRUPT with a text saying what is wrong). bytes are copied. */
 NSVQ_API nsvq_status nsvq_model_open(nsvq_model **out, const void *bytes, size_t size, nsvq_error *err);
-/* A model compiled into the library, by name; NULL = the default one. */
+/* A model compiled into the library, by name; NULL = the first one. */
 NSVQ_API nsvq_status nsvq_model_shipped(nsvq_model **out, const char *name, nsvq_error *err);
-/* Name of the i-th shipped model (0 is the default), NULL past the last. */
+/* Name of the i-th shipped model, NULL past the last. */
 NSVQ_API const char *nsvq_model_shipped_name(int i);
 NSVQ_API void        nsvq_model_release(nsvq_model *m);
 NSVQ_API const char *nsvq_model_name(const nsvq_model *m);
 NSVQ_API uint64_t    nsvq_model_id_of(const nsvq_model *m);
+
+/* ---- samples ---- */
+
+/* Of a band; in memory in the machine's byte order. */
+typedef enum nsvq_type {
+    NSVQ_TYPE_U8 = 1,
+    NSVQ_TYPE_S8,
+    NSVQ_TYPE_U16,
+    NSVQ_TYPE_S16,
+    NSVQ_TYPE_U32,
+    NSVQ_TYPE_S32,
+    NSVQ_TYPE_U64,
+    NSVQ_TYPE_S64,
+    NSVQ_TYPE_F32,
+    NSVQ_TYPE_F64,
+    NSVQ_TYPE_COMPLEX = 16, /* added to one of the types above: a real part, then an imaginary one */
+    NSVQ_TYPE_CS16 = NSVQ_TYPE_COMPLEX + NSVQ_TYPE_S16,
+    NSVQ_TYPE_CS32 = NSVQ_TYPE_COMPLEX + NSVQ_TYPE_S32,
+    NSVQ_TYPE_CF32 = NSVQ_TYPE_COMPLEX + NSVQ_TYPE_F32,
+    NSVQ_TYPE_CF64 = NSVQ_TYPE_COMPLEX + NSVQ_TYPE_F64
+} nsvq_type;
+
+/* Bytes of a sample, both parts of a complex one; 0 for what is no type. */
+NSVQ_API size_t nsvq_type_bytes(nsvq_type type);
 
 /* ---- metadata ---- */
 
@@ -75,13 +99,18 @@ typedef enum nsvq_meta_tag {
     NSVQ_META_DOMAIN = 5,        /* text: domain name, 0, then "KEY=VALUE" or XML items, each + 0 */
     NSVQ_META_DESCRIPTION = 6,   /* text; band */
     NSVQ_META_COLOR_INTERP = 7,  /* text: GDAL's name of the interpretation; band */
-    NSVQ_META_NODATA = 8,        /* f64; band */
-    NSVQ_META_GCPS = 9,          /* text lines: id, info, pixel, line, x, y, z (tab separated, %.17g) */
+    NSVQ_META_NODATA = 8,        /* f64, or a sample of 64 bits; band */
+    NSVQ_META_GCPS = 9,          /* each: id, 0, info, 0, f64 x 5: pixel, line, x, y, z */
     NSVQ_META_GCP_WKT2 = 10,     /* text */
     NSVQ_META_SCALE = 11,        /* f64; band */
     NSVQ_META_OFFSET = 12,       /* f64; band */
     NSVQ_META_UNIT = 13,         /* text; band */
-    NSVQ_META_CATEGORIES = 14    /* texts, each + 0; band */
+    NSVQ_META_CATEGORIES = 14,   /* texts, each + 0; band */
+    NSVQ_META_PALETTE = 15,      /* u8 interpretation, s16 x 4 an entry; band */
+    NSVQ_META_ATTRIBUTES = 16,   /* raster attribute table; band */
+    NSVQ_META_BITS = 17,         /* u8: bits of a sample that are used; band */
+    NSVQ_META_GCP_AXES = 18,     /* as CRS_AXES, of the GCPs' CRS */
+    NSVQ_META_GCP_EPOCH = 19     /* as CRS_EPOCH */
 } nsvq_meta_tag;
 
 typedef struct nsvq_meta {
@@ -111,21 +140,20 @@ typedef struct nsvq_open_options { /* in every field 0 = default */
 typedef enum nsvq_coding {
     NSVQ_CODING_VQ3 = 1,  /* three bands through a vq model */
     NSVQ_CODING_VQ1 = 2,  /* one band, as three equal ones, through a vq model */
-    NSVQ_CODING_EXACT = 3 /* one band, lossless */
+    NSVQ_CODING_EXACT = 3 /* bands of one type, lossless */
 } nsvq_coding;
 
 typedef struct nsvq_info {
     size_t   struct_size; /* set by the caller */
     uint32_t width, height, n_bands;
-    uint32_t bits;        /* per sample: 8 */
     uint32_t block_size;  /* 512 */
-    uint32_t n_levels;    /* 1: no overviews in the file */
-    uint32_t quality;     /* 1..100, 0 when no group is lossy */
+    uint32_t n_levels;    /* with the full resolution; sides of level l are ceil(side / 2^l) */
+    double   quality;     /* as asked for, 1..100 in sixteenths; 0 when no group is lossy */
     uint32_t n_groups;
     uint64_t model_id;    /* 0: none needed */
     char     model_name[32];
     uint8_t  embedded;    /* the file holds its model */
-    uint8_t  has_mask;    /* a dataset mask is stored: 0 or 255 per pixel */
+    uint8_t  has_mask;    /* masks, 0 or 255 per pixel: 1 of the dataset, 2 of each band */
 } nsvq_info;
 
 typedef struct nsvq_file    nsvq_file;    /* immutable once open, shared by threads */
@@ -142,9 +170,16 @@ NSVQ_API void        nsvq_get_info(const nsvq_file *f, nsvq_info *info);
 NSVQ_API size_t      nsvq_meta_count(const nsvq_file *f);
 /* The record lives as long as f. NSVQ_E_ARG past the end. */
 NSVQ_API nsvq_status nsvq_meta_get(const nsvq_file *f, size_t i, nsvq_meta *out);
-/* Coding and first band (from 0) and number of bands of group g. */
-NSVQ_API nsvq_status nsvq_group_get(const nsvq_file *f, uint32_t g, nsvq_coding *coding,
-                                    uint32_t *first_band, uint32_t *n_bands);
+
+typedef struct nsvq_group { /* bands that are coded, and best read, together */
+    size_t      struct_size; /* set by the caller */
+    nsvq_coding coding;
+    nsvq_type   type;
+    uint32_t    first_band, n_bands; /* bands from 0 */
+    uint8_t     has_nodata;
+    uint64_t    nodata; /* the bits of a sample */
+} nsvq_group;
+NSVQ_API nsvq_status nsvq_group_get(const nsvq_file *f, uint32_t g, nsvq_group *out);
 /* Where block (bx, by) of group g lies: for tools. size 0: the block is not stored (all nodata). */
 NSVQ_API nsvq_status nsvq_block_get(const nsvq_file *f, uint32_t level, uint32_t bx, uint32_t by,
                                     uint32_t g, uint64_t *offset, uint64_t *size, nsvq_error *err);
@@ -159,16 +194,17 @@ typedef struct nsvq_window {
     uint32_t x, y, w, h;     /* pixels of that level, inside it */
     uint32_t n_bands;        /* of this request */
     const uint32_t *bands;   /* from 0, any order, repeats allowed; NULL = 0 .. n_bands - 1 */
-    uint8_t *pixels;         /* sample of bands[i] at (x + c, y + r):
-                                pixels[i * band_stride + r * row_stride + c * pixel_stride] */
-    ptrdiff_t pixel_stride, row_stride, band_stride;
+    void    *pixels;         /* sample of bands[i] at (x + c, y + r): at this address
+                                + i * band_stride + r * row_stride + c * pixel_stride */
+    ptrdiff_t pixel_stride, row_stride, band_stride; /* bytes */
 } nsvq_window;
 
 /* Any window holds exactly what a read of the whole level holds there. Fails (NSVQ_E_CORRUPT, text
  * names group and block) when and only when its pixels depend on damaged bytes; pixels is then
  * undefined. */
 NSVQ_API nsvq_status nsvq_read(nsvq_decoder *d, const nsvq_window *w, nsvq_error *err);
-/* The dataset mask, one byte per pixel, 0 or 255 (all 255 when none is stored). bands are ignored. */
+/* Masks, bytes of 0 or 255 (all 255, as one band, when none is stored). Where the dataset has one, it
+ * is read as one band, whatever bands says. */
 NSVQ_API nsvq_status nsvq_read_mask(nsvq_decoder *d, const nsvq_window *w, nsvq_error *err);
 
 /* ---- writing ---- */
@@ -179,10 +215,28 @@ typedef struct nsvq_sink { /* random access: the index is patched at the end */
 } nsvq_sink;
 
 typedef struct nsvq_band {
-    uint8_t exact;      /* code this band losslessly (alpha, labels) */
-    uint8_t has_nodata; /* pixels equal to nodata stay exactly so, and no other becomes so */
-    uint8_t nodata;
+    uint8_t  exact;      /* code this band losslessly (alpha, labels) */
+    uint8_t  has_nodata; /* pixels equal to nodata stay exactly so, and no other becomes so */
+    uint64_t nodata;     /* the bits of a sample; not for complex types */
+    uint8_t  type;       /* nsvq_type; 0: U8. All others are coded losslessly */
+    uint8_t  resampling; /* nsvq_resampling, to overviews */
 } nsvq_band;
+
+/* How a sample of an overview comes from those of the 2 x 2 below that are valid: neither nodata nor
+ * NaN nor masked. Where none is, it is nodata or masked too. */
+typedef enum nsvq_resampling {
+    NSVQ_AVERAGE = 0,
+    NSVQ_NEAREST = 1, /* the first, from the upper left */
+    NSVQ_MODE = 2     /* the most frequent, of several the first */
+} nsvq_resampling;
+
+/* A part of the raster to encode, and where its samples go, as in nsvq_window: of bands first ..
+ * first + n - 1, which have one type. */
+typedef struct nsvq_pull {
+    uint32_t  x, y, w, h, first, n;
+    void     *pixels;
+    ptrdiff_t pixel_stride, row_stride, band_stride;
+} nsvq_pull;
 
 typedef struct nsvq_raster { /* what to encode: pulled by callbacks, from the calling thread only */
     size_t   struct_size;
@@ -191,26 +245,31 @@ typedef struct nsvq_raster { /* what to encode: pulled by callbacks, from the ca
     const nsvq_band *bands;       /* n_bands */
     const nsvq_meta *meta;        /* n_meta records, stored as they are */
     uint32_t n_meta;
-    uint8_t  has_mask;
-    /* Bands first .. first + n - 1 of a window, pixel-interleaved: n bytes per pixel, dense rows.
-     * 0 = fine; anything else ends the encoding with NSVQ_E_IO. */
-    int (*read)(void *user, uint32_t x, uint32_t y, uint32_t w, uint32_t h, uint32_t first, uint32_t n,
-                uint8_t *pixels);
-    int (*read_mask)(void *user, uint32_t x, uint32_t y, uint32_t w, uint32_t h, uint8_t *mask);
+    uint8_t  has_mask;  /* as in nsvq_info */
+    uint8_t  has_alpha; /* band `alpha` tells what is invisible, for overviews */
+    uint32_t alpha;
+    /* 0 = fine; anything else ends the encoding with NSVQ_E_IO. */
+    int (*read)(void *user, const nsvq_pull *p);
+    int (*read_mask)(void *user, const nsvq_pull *p); /* bytes, 0 or 255; n is 1 */
     int (*progress)(void *user, double done); /* 0..1; return 0 to stop: NSVQ_E_CANCELLED. May be NULL */
 } nsvq_raster;
 
 typedef struct nsvq_encode_options { /* in every field 0 = default */
     size_t            struct_size;
-    const nsvq_model *model;     /* default: the shipped default */
-    int               quality;   /* 1..100; default 50 */
+    const nsvq_model *model;     /* default: a shipped one of the family */
+    int               family;    /* without model: 0 = the better one at the quality, 1 = vq, 2 = hyper */
+    double            quality;   /* 1..100, rounded to sixteenths; default 50 */
     int               n_threads; /* default 1; above 256 as 256 */
     int               embed;     /* 0 = when the library does not ship the model, 1 = always, 2 = never */
+    uint32_t          max_group; /* bands of a lossless group: 1..64; default 32 */
+    uint32_t          n_levels;  /* at most; 1: no overviews; default: down to one block */
 } nsvq_encode_options;
 
 /* Writes a whole file into an empty sink; *bytes (may be NULL) receives its size. Consecutive runs of
- * three lossy bands with equal nodata settings form a group, others stand alone. The footer comes
- * last: what a failed call leaves is never a valid file. */
+ * three lossy bands with equal nodata settings form a group, other lossy ones stand alone; lossless
+ * ones of one type and nodata share groups of equal size. The header comes last: what a failed call
+ * leaves is never a valid file. Memory: a chunk of blocks, and of the levels below the full one some
+ * rows of blocks. */
 NSVQ_API nsvq_status nsvq_encode(const nsvq_sink *sink, const nsvq_raster *raster,
                                  const nsvq_encode_options *opt, uint64_t *bytes, nsvq_error *err);
 

@@ -52,6 +52,17 @@ static inline int rans_get(rans_reader *r, const uint16_t *start, int n)
     return symbol;
 }
 
+/* The same with a table: first[slot >> 7] is the first symbol that may own the slot. */
+static inline int rans_get_by(rans_reader *r, const uint16_t *start, const uint8_t first[RANS_TOTAL >> 7])
+{
+    uint32_t x = r->state[r->next], slot = x & (RANS_TOTAL - 1);
+    int symbol = first[slot >> 7];
+
+    while (start[symbol + 1] <= slot) symbol++;
+    rans_advance(r, (uint32_t)(start[symbol + 1] - start[symbol]) * (x >> RANS_BITS) + slot - start[symbol]);
+    return symbol;
+}
+
 /* A symbol among 2^n equally likely ones, 1 <= n <= RANS_BITS. */
 static inline uint32_t rans_get_bits(rans_reader *r, int n)
 {

@@ -7,10 +7,11 @@
 typedef struct shipped {
     const char *name;
     uint64_t id;
+    int family;
     const uint8_t *bytes, *end;
 } shipped;
 
-extern const shipped shipped_models[]; /* the default first */
+extern const shipped shipped_models[];
 extern const int n_shipped_models;
 extern nsvq_model *shipped_loaded[]; /* NULL until asked for; never released */
 

@@ -136,11 +136,11 @@ static box grown(box b, uint32_t by, box limit)
     return intersect((box){b.x0 - least(b.x0, by), b.y0 - least(b.y0, by), b.x1 + by, b.y1 + by}, limit);
 }
 
-static box block_pixels(const header *h, uint32_t bx, uint32_t by)
+static box block_pixels(const header *h, uint32_t level, uint32_t bx, uint32_t by)
 {
     uint32_t w, height;
 
-    block_extent(h, bx, by, &w, &height);
+    block_extent(h, level, bx, by, &w, &height);
     return (box){bx * BLOCK, by * BLOCK, bx * BLOCK + w, by * BLOCK + height};
 }
 
@@ -240,14 +240,21 @@ typedef struct tile {
     int n_channels;
 } tile;
 
+/* The latents of the tile's whole level. */
+static box level_latents(const tile *t)
+{
+    const grid *v = &t->j->d->f->h.levels[t->j->w->level];
+
+    return cells_of((box){0, 0, v->width, v->height}, t->j->d->f->model->desc.stride);
+}
+
 /* Marks in b the blocks whose latents the pixels of stored block c within the tile depend on. */
 static void mark_needed(const tile *t, const blocks *b, cell c, uint32_t halo, bool *needed)
 {
     const header *h = &t->j->d->f->h;
     uint32_t side = t->j->d->f->model->desc.stride;
-    box picture = cells_of((box){0, 0, h->width, h->height}, side);
-    box own = cells_of(intersect(t->at, block_pixels(h, c.bx, c.by)), side);
-    box in = cells_of(grown(own, halo, picture), BLOCK / side);
+    box own = cells_of(intersect(t->at, block_pixels(h, c.level, c.bx, c.by)), side);
+    box in = cells_of(grown(own, halo, level_latents(t)), BLOCK / side);
     uint32_t columns = b->at.x1 - b->at.x0;
 
     for (uint32_t y = in.y0; y < in.y1; y++)
@@ -266,7 +273,7 @@ static nsvq_status find_needed(const tile *t, blocks *b, uint32_t halo, size_t *
     uint32_t size;
 
     memset(needed, 0, b->n);
-    for (cell c = {.g = t->g, .by = own.y0}; c.by < own.y1; c.by++)
+    for (cell c = {.level = t->j->w->level, .g = t->g, .by = own.y0}; c.by < own.y1; c.by++)
         for (c.bx = own.x0; c.bx < own.x1; c.bx++) {
             nsvq_status st = index_locate(f, index_entry(&f->h, c), &offset, &size, err);
             if (st != NSVQ_OK) return st;
@@ -275,7 +282,7 @@ static nsvq_status find_needed(const tile *t, blocks *b, uint32_t halo, size_t *
     *n_needed = 0;
     for (size_t i = 0; i < b->n; i++) {
         uint32_t columns = b->at.x1 - b->at.x0;
-        cell c = {.g = t->g, .bx = b->at.x0 + (uint32_t)(i % columns),
+        cell c = {.level = t->j->w->level, .g = t->g, .bx = b->at.x0 + (uint32_t)(i % columns),
                   .by = b->at.y0 + (uint32_t)(i / columns)};
         if (needed[i]) b->number[(*n_needed)++] = index_entry(&f->h, c);
     }
@@ -305,15 +312,17 @@ static void blocks_release(blocks *b, nsvq_file *f)
 }
 
 /* The latents of `around`, dense; zero, and not quiet, where there is no block. */
-static void gather(int16_t *out, uint8_t *quiet, const blocks *b, const nsvq_file *f, box around)
+static void gather(int16_t *out, uint8_t *quiet, const blocks *b, const tile *t, box around)
 {
+    const nsvq_file *f = t->j->d->f;
     size_t n_latent = (size_t)nsvq_engine_channels(f->model->engine);
     size_t columns = b->at.x1 - b->at.x0, width = around.x1 - around.x0, row = width * n_latent;
 
     for (size_t i = 0; i < b->n; i++) {
         const entry *e = b->entry[i];
         uint32_t bx = b->at.x0 + (uint32_t)(i % columns), by = b->at.y0 + (uint32_t)(i / columns);
-        box all = cells_of(block_pixels(&f->h, bx, by), f->model->desc.stride), in = intersect(all, around);
+        box all = cells_of(block_pixels(&f->h, t->j->w->level, bx, by), f->model->desc.stride);
+        box in = intersect(all, around);
         size_t n = (in.x1 - in.x0) * n_latent * sizeof *out;
         for (uint32_t y = in.y0; y < in.y1; y++) {
             int16_t *to = out + (y - around.y0) * row + (in.x0 - around.x0) * n_latent;
@@ -354,7 +363,7 @@ static nsvq_status synthesise(tile *t, const blocks *b, box around, nsvq_error *
 
     if (!latents || !rgb) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
     uint8_t *quiet = (uint8_t *)(latents + ww * wh * n_latent);
-    gather(latents, quiet, b, t->j->d->f, around);
+    gather(latents, quiet, b, t, around);
     if (m->desc.family == NSVQ_FAMILY_VQ) {
         join_window join = {latents, quiet, (int)ww, (int)wh, (int)n_latent,
                             JOIN_BITS * (int64_t)nsvq_lambda(&m->desc, h->quality)};
@@ -392,7 +401,7 @@ static void make_grey(tile *t)
 static void put_nodata(const tile *t, const group *g, box block, box in, const uint8_t *bits)
 {
     size_t stride = mask_stride(block.x1 - block.x0), plane = stride * (block.y1 - block.y0);
-    uint8_t other = g->nodata == 255 ? 254 : g->nodata + 1;
+    uint8_t nodata = (uint8_t)g->nodata, other = nodata == 255 ? 254 : nodata + 1;
 
     for (int c = 0; c < t->n_channels; c++)
         for (uint32_t y = in.y0; y < in.y1; y++) {
@@ -400,8 +409,8 @@ static void put_nodata(const tile *t, const group *g, box block, box in, const u
             const uint8_t *row = bits ? bits + (size_t)c * plane + (y - block.y0) * stride : NULL;
             for (uint32_t x = in.x0 - block.x0; x < in.x1 - block.x0; x++, p += t->n_channels) {
                 if (row && mask_get(row, x))
-                    *p = g->nodata;
-                else if (*p == g->nodata)
+                    *p = nodata;
+                else if (*p == nodata)
                     *p = other;
             }
         }
@@ -443,7 +452,7 @@ static nsvq_status each_block(tile *t, const blocks *b, put_block *put, nsvq_err
 
     for (uint32_t by = own.y0; by < own.y1 && st == NSVQ_OK; by++)
         for (uint32_t bx = own.x0; bx < own.x1 && st == NSVQ_OK; bx++) {
-            box block = block_pixels(h, bx, by);
+            box block = block_pixels(h, t->j->w->level, bx, by);
             const entry *e = b->entry[(by - b->at.y0) * columns + (bx - b->at.x0)];
             st = put(t, e, block, intersect(block, t->at), err);
         }
@@ -457,7 +466,7 @@ static nsvq_status put_lossy(tile *t, const entry *e, box block, box in, nsvq_er
 
     if (!g->has_nodata) return NSVQ_OK;
     if (!e || !e->size) {
-        put_all(t, in, g->nodata);
+        put_all(t, in, (uint8_t)g->nodata);
         return NSVQ_OK;
     }
     nsvq_status st = load_mask(t, e, block, g->n_bands, &bits, err);
@@ -465,17 +474,62 @@ static nsvq_status put_lossy(tile *t, const entry *e, box block, box in, nsvq_er
     return st;
 }
 
+static uint32_t requested(const nsvq_window *w, uint32_t i)
+{
+    return w->bands ? w->bands[i] : i;
+}
+
+/* Where the caller wants band i of the request at (x, y). */
+static uint8_t *wanted_at(const nsvq_window *w, uint32_t i, uint32_t x, uint32_t y)
+{
+    return (uint8_t *)w->pixels + (ptrdiff_t)i * w->band_stride + (ptrdiff_t)(y - w->y) * w->row_stride +
+           (ptrdiff_t)(x - w->x) * w->pixel_stride;
+}
+
+/* n samples, `step` bytes apart, to where they are `to_step` apart. */
+static void copy_samples(uint8_t *to, ptrdiff_t to_step, const uint8_t *from, ptrdiff_t step, uint32_t n,
+                         size_t bytes)
+{
+    if (to_step == (ptrdiff_t)bytes && step == (ptrdiff_t)bytes) {
+        memcpy(to, from, n * bytes);
+        return;
+    }
+    switch (bytes) {
+    case 1:
+        for (; n > 0; n--, to += to_step, from += step) *to = *from;
+        break;
+    case 2:
+        for (; n > 0; n--, to += to_step, from += step) memcpy(to, from, 2);
+        break;
+    case 4:
+        for (; n > 0; n--, to += to_step, from += step) memcpy(to, from, 4);
+        break;
+    case 8:
+        for (; n > 0; n--, to += to_step, from += step) memcpy(to, from, 8);
+        break;
+    }
+}
+
+/* Samples of an exact block go straight to the caller's pixels. */
 static nsvq_status put_exact(tile *t, const entry *e, box block, box in, nsvq_error *err)
 {
-    size_t width = block.x1 - block.x0;
+    const nsvq_window *w = t->j->w;
+    const group *g = &t->j->d->f->h.groups[t->g];
+    size_t bytes = group_bytes(g), row = (block.x1 - block.x0) * bytes, plane = row * (block.y1 - block.y0);
 
-    if (!e->pixels) {
-        put_all(t, in, t->j->d->f->h.groups[t->g].nodata);
-        return NSVQ_OK;
+    for (uint32_t i = 0; i < w->n_bands; i++) {
+        size_t band = requested(w, i) - g->first_band;
+        if (band >= g->n_bands) continue;
+        for (size_t part = 0; part <= g->complex; part++) {
+            size_t p = (band << g->complex) + part;
+            for (uint32_t y = in.y0; y < in.y1; y++) {
+                const uint8_t *from = (const uint8_t *)&g->nodata; // its low bytes come first
+                if (e->pixels) from = e->pixels + p * plane + (y - block.y0) * row + (in.x0 - block.x0) * bytes;
+                copy_samples(wanted_at(w, i, in.x0, y) + part * bytes, w->pixel_stride, from,
+                             e->pixels ? (ptrdiff_t)bytes : 0, in.x1 - in.x0, bytes);
+            }
+        }
     }
-    for (uint32_t y = in.y0; y < in.y1; y++)
-        memcpy(sample(t, in.x0, y), e->pixels + (y - block.y0) * width + (in.x0 - block.x0),
-               in.x1 - in.x0);
     return NSVQ_OK;
 }
 
@@ -507,17 +561,17 @@ static nsvq_status plain_room(tile *t, nsvq_error *err)
 static nsvq_status plain_tile(tile *t, nsvq_error *err)
 {
     nsvq_file *f = t->j->d->f;
-    const group *g = &f->h.groups[t->g];
+    bool is_mask = f->h.groups[t->g].coding == CODING_MASK;
     blocks b;
-    nsvq_status st = plain_room(t, err);
+    nsvq_status st = is_mask ? plain_room(t, err) : NSVQ_OK;
 
     if (st == NSVQ_OK) st = blocks_room(&b, t->s, cells_of(t->at, BLOCK), err);
     if (st != NSVQ_OK) return st;
     size_t i = 0;
-    for (cell c = {.g = t->g, .by = b.at.y0}; c.by < b.at.y1; c.by++)
+    for (cell c = {.level = t->j->w->level, .g = t->g, .by = b.at.y0}; c.by < b.at.y1; c.by++)
         for (c.bx = b.at.x0; c.bx < b.at.x1; c.bx++) b.number[i++] = index_entry(&f->h, c);
     if ((st = blocks_get(&b, f, t->s, b.n, err)) != NSVQ_OK) return st;
-    st = each_block(t, &b, g->coding == CODING_MASK ? put_mask : put_exact, err);
+    st = each_block(t, &b, is_mask ? put_mask : put_exact, err);
     blocks_release(&b, f);
     return st;
 }
@@ -529,8 +583,7 @@ static nsvq_status lossy_tile(tile *t, nsvq_error *err)
     const nsvq_model_desc *m = &f->model->desc;
     uint32_t reach = m->family == NSVQ_FAMILY_VQ ? JOIN_REACH : 0;
     uint32_t halo = (uint32_t)nsvq_engine_synthesis_halo(f->model->engine) + reach;
-    box picture = cells_of((box){0, 0, f->h.width, f->h.height}, m->stride);
-    box around = grown(cells_of(t->at, m->stride), halo, picture);
+    box around = grown(cells_of(t->at, m->stride), halo, level_latents(t));
     size_t n;
     blocks b;
     nsvq_status st = blocks_room(&b, t->s, cells_of(around, BLOCK / m->stride), err);
@@ -539,7 +592,7 @@ static nsvq_status lossy_tile(tile *t, nsvq_error *err)
     if ((st = find_needed(t, &b, halo, &n, err)) != NSVQ_OK) return st;
     if (!n) {
         if ((st = plain_room(t, err)) != NSVQ_OK) return st;
-        put_all(t, t->at, g->nodata);
+        put_all(t, t->at, (uint8_t)g->nodata);
         return NSVQ_OK;
     }
     if ((st = blocks_get(&b, f, t->s, n, err)) != NSVQ_OK) return st;
@@ -557,38 +610,23 @@ static nsvq_status lossy_tile(tile *t, nsvq_error *err)
 static void put_band(const tile *t, uint32_t i, int channel)
 {
     const nsvq_window *w = t->j->w;
-    ptrdiff_t step = w->pixel_stride;
-    uint32_t n = t->at.x1 - t->at.x0;
 
-    for (uint32_t y = t->at.y0; y < t->at.y1; y++) {
-        const uint8_t *from = sample(t, t->at.x0, y) + channel;
-        uint8_t *to = w->pixels + (ptrdiff_t)i * w->band_stride +
-                      (ptrdiff_t)(y - w->y) * w->row_stride + (ptrdiff_t)(t->at.x0 - w->x) * step;
-        if (t->n_channels == 1 && step == 1)
-            memcpy(to, from, n);
-        else if (t->n_channels == 3 && step == 3)
-            for (uint32_t x = 0; x < 3 * n; x += 3) to[x] = from[x];
-        else
-            for (uint32_t x = 0; x < n; x++, from += t->n_channels, to += step) *to = *from;
-    }
-}
-
-static uint32_t requested(const nsvq_window *w, uint32_t i)
-{
-    return w->bands ? w->bands[i] : i;
+    for (uint32_t y = t->at.y0; y < t->at.y1; y++)
+        copy_samples(wanted_at(w, i, t->at.x0, y), w->pixel_stride, sample(t, t->at.x0, y) + channel,
+                     t->n_channels, t->at.x1 - t->at.x0, 1);
 }
 
 static void put_samples(const tile *t)
 {
     const group *g = &t->j->d->f->h.groups[t->g];
 
-    if (t->j->mask) {
+    if (t->j->mask && !t->j->d->f->h.band_masks) {
         put_band(t, 0, 0);
         return;
     }
-    for (uint32_t i = 0; i < t->j->w->n_bands; i++) {
+    for (uint32_t i = 0; (is_lossy(g) || t->j->mask) && i < t->j->w->n_bands; i++) {
         uint32_t channel = requested(t->j->w, i) - g->first_band;
-        if (channel < g->n_bands) put_band(t, i, t->n_channels == 1 ? 0 : (int)channel);
+        if (channel < (t->j->mask ? 1 : g->n_bands)) put_band(t, i, t->n_channels == 1 ? 0 : (int)channel);
     }
 }
 
@@ -663,11 +701,35 @@ static nsvq_status check_window(const nsvq_decoder *d, nsvq_window *w, const nsv
     if (!d || !from) return fail(err, NSVQ_E_ARG, NO_OFFSET, "no decoder or window");
     if ((st = copy_options(w, sizeof *w, from, "nsvq_window", err)) != NSVQ_OK) return st;
     const header *h = &d->f->h;
-    if (w->level || !w->w || !w->h || w->x >= h->width || w->y >= h->height ||
-        w->w > h->width - w->x || w->h > h->height - w->y || !w->pixels)
+    const grid *v = &h->levels[w->level < h->n_levels ? w->level : 0];
+    if (w->level >= h->n_levels || !w->w || !w->h || w->x >= v->width || w->y >= v->height ||
+        w->w > v->width - w->x || w->h > v->height - w->y || !w->pixels)
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "no window (%u, %u) %u x %u at level %u", w->x, w->y,
                     w->w, w->h, w->level);
     return NSVQ_OK;
+}
+
+static nsvq_status read_groups(job *j, nsvq_error *err)
+{
+    const nsvq_window *w = j->w;
+    const header *h = &j->d->f->h;
+
+    for (uint32_t i = 0; i < w->n_bands; i++)
+        if (requested(w, i) >= h->n_bands)
+            return fail(err, NSVQ_E_ARG, NO_OFFSET, "no band %u", requested(w, i));
+    uint32_t *groups = malloc(h->n_groups * sizeof *groups);
+    if (!groups) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    for (uint32_t g = 0; g < h->n_groups; g++) {
+        bool is_mask = h->groups[g].coding == CODING_MASK;
+        uint32_t i = 0, n = is_mask ? 1 : h->groups[g].n_bands;
+        if (is_mask != j->mask) continue;
+        while (i < w->n_bands && requested(w, i) - h->groups[g].first_band >= n) i++;
+        if (i < w->n_bands || (is_mask && !h->band_masks)) groups[j->n_groups++] = g;
+    }
+    j->groups = groups;
+    nsvq_status st = j->n_groups ? run_job(j, err) : NSVQ_OK;
+    free(groups);
+    return st;
 }
 
 nsvq_status nsvq_read(nsvq_decoder *d, const nsvq_window *window, nsvq_error *err)
@@ -676,36 +738,20 @@ nsvq_status nsvq_read(nsvq_decoder *d, const nsvq_window *window, nsvq_error *er
     job j = {.d = d, .w = &w};
     nsvq_status st = check_window(d, &w, window, err);
 
-    if (st != NSVQ_OK) return st;
-    const header *h = &d->f->h;
-    for (uint32_t i = 0; i < w.n_bands; i++)
-        if (requested(&w, i) >= h->n_bands)
-            return fail(err, NSVQ_E_ARG, NO_OFFSET, "no band %u", requested(&w, i));
-    uint32_t *groups = malloc(h->n_groups * sizeof *groups);
-    if (!groups) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
-    for (uint32_t g = 0; g < h->n_groups; g++) {
-        uint32_t i = 0;
-        while (i < w.n_bands && requested(&w, i) - h->groups[g].first_band >= h->groups[g].n_bands) i++;
-        if (i < w.n_bands) groups[j.n_groups++] = g;
-    }
-    j.groups = groups;
-    if (j.n_groups) st = run_job(&j, err);
-    free(groups);
-    return st;
+    return st == NSVQ_OK ? read_groups(&j, err) : st;
 }
 
 nsvq_status nsvq_read_mask(nsvq_decoder *d, const nsvq_window *window, nsvq_error *err)
 {
     nsvq_window w;
-    uint32_t g;
-    job j = {.d = d, .w = &w, .groups = &g, .n_groups = 1, .mask = true};
+    job j = {.d = d, .w = &w, .mask = true};
     nsvq_status st = check_window(d, &w, window, err);
 
     if (st != NSVQ_OK) return st;
-    g = d->f->h.n_groups - 1;
-    if (d->f->h.has_mask) return run_job(&j, err);
+    if (!d->f->h.band_masks) w.n_bands = 0;
+    if (d->f->h.n_masks) return read_groups(&j, err);
     for (uint32_t y = 0; y < w.h; y++)
         for (uint32_t x = 0; x < w.w; x++)
-            w.pixels[(ptrdiff_t)y * w.row_stride + (ptrdiff_t)x * w.pixel_stride] = 255;
+            ((uint8_t *)w.pixels)[(ptrdiff_t)y * w.row_stride + (ptrdiff_t)x * w.pixel_stride] = 255;
     return NSVQ_OK;
 }

@@ -29,4 +29,44 @@
 #define NSVQ_CSL char **
 #endif
 
+// From 3.7 on datasets are closed before they are destroyed, and can say that it failed.
+#if GDAL_VERSION_NUM >= GDAL_COMPUTE_VERSION(3, 13, 0)
+#define NSVQ_CLOSE_ARGUMENTS GDALProgressFunc = nullptr, void * = nullptr
+#define NSVQ_CLOSE_PARAMETERS GDALProgressFunc, void *
+#elif GDAL_VERSION_NUM >= GDAL_COMPUTE_VERSION(3, 7, 0)
+#define NSVQ_CLOSE_ARGUMENTS
+#define NSVQ_CLOSE_PARAMETERS
+#endif
+#ifdef NSVQ_CLOSE_PARAMETERS
+#define NSVQ_CLOSE_OVERRIDE CPLErr Close(NSVQ_CLOSE_ARGUMENTS) override;
+#define NSVQ_CLOSE_DEFINE(type)                                                                    \
+    CPLErr type::Close(NSVQ_CLOSE_PARAMETERS)                                                      \
+    {                                                                                              \
+        if (nOpenFlags == OPEN_FLAGS_CLOSED) return CE_None;                                       \
+        const CPLErr eErr = Finish();                                                              \
+        const CPLErr eBase = GDALPamDataset::Close();                                              \
+        return eErr != CE_None ? eErr : eBase;                                                     \
+    }
+#else
+#define NSVQ_CLOSE_OVERRIDE
+#define NSVQ_CLOSE_DEFINE(type)
+#endif
+
+// Lists of bands and levels; constant since 3.6.
+#define NSVQ_INT_LIST const int *
+
+// 3.7 has a type for signed bytes; before, they are Byte with an item in IMAGE_STRUCTURE.
+#if GDAL_VERSION_NUM >= GDAL_COMPUTE_VERSION(3, 7, 0)
+#define NSVQ_HAVE_INT8 1
+#else
+#define NSVQ_HAVE_INT8 0
+#endif
+
+// 3.11 has half floats, which the driver widens.
+#if GDAL_VERSION_NUM >= GDAL_COMPUTE_VERSION(3, 11, 0)
+#define NSVQ_HAVE_FLOAT16 1
+#else
+#define NSVQ_HAVE_FLOAT16 0
+#endif
+
 #endif

@@ -9,15 +9,20 @@
 #include <cmath>
 #include <cstring>
 #include <deque>
+#include <limits>
 
 namespace
 {
 
 struct CreateOptions {
-    int nQuality = 50;
+    double dfQuality = 0; // 0: the library's default
+    int nFamily = 0;      // as in nsvq_encode_options
     int nThreads = 1;
     int nEmbed = 0; // as in nsvq_encode_options
-    bool bLossless = false;
+    bool bLossless = false; // asked for
+    bool bLossy = false;    // asked for
+    bool bOverviews = true;
+    nsvq_resampling eResampling = NSVQ_AVERAGE;
     NSVQModelPtr psModel{}; // NULL: the library's default
 };
 
@@ -39,6 +44,11 @@ class MetaRecords
         for (size_t i = 0; i < nCount; i++) CPL_LSBPTR64(&osPayload[i * sizeof(double)]);
         Add(eTag, nBand, std::move(osPayload));
     }
+    void AddInteger(nsvq_meta_tag eTag, int nBand, uint64_t nValue)
+    {
+        CPL_LSBPTR64(&nValue);
+        Add(eTag, nBand, std::string(reinterpret_cast<const char *>(&nValue), sizeof(nValue)));
+    }
     const std::vector<nsvq_meta> &Get() const
     {
         return m_asRecords;
@@ -53,6 +63,7 @@ class MetaRecords
 struct Source {
     GDALDataset *poDS;
     std::vector<int> anBandMap; // 1, 2, 3, ...
+    const nsvq_band *pasBands;
     GDALProgressFunc pfnProgress;
     void *pProgressData;
 };
@@ -111,15 +122,32 @@ static bool ParseOptions(CSLConstList papszOptions, CreateOptions &oOptions)
 
     const char *pszQuality = CSLFetchNameValue(papszOptions, "QUALITY");
     if (pszQuality) {
-        const bool bInteger = CPLGetValueType(pszQuality) == CPL_VALUE_INTEGER;
-        const GIntBig nQuality = bInteger ? CPLAtoGIntBig(pszQuality) : 0;
-        if (nQuality < 1 || nQuality > 100)
-            return IllegalOption("QUALITY", pszQuality, "a whole number from 1 to 100");
-        oOptions.nQuality = static_cast<int>(nQuality);
+        const bool bNumber = CPLGetValueType(pszQuality) != CPL_VALUE_STRING;
+        const double dfQuality = bNumber ? CPLAtof(pszQuality) : 0;
+        if (!(dfQuality >= 1 && dfQuality <= 100))
+            return IllegalOption("QUALITY", pszQuality, "a number from 1 to 100");
+        oOptions.dfQuality = dfQuality;
+        oOptions.bLossless = dfQuality == 100;
+        oOptions.bLossy = dfQuality < 100;
     }
+    const char *pszFamily = CSLFetchNameValueDef(papszOptions, "FAMILY", "AUTO");
+    if (EQUAL(pszFamily, "VQ")) oOptions.nFamily = 1;
+    else if (EQUAL(pszFamily, "HYPER")) oOptions.nFamily = 2;
+    else if (!EQUAL(pszFamily, "AUTO")) return IllegalOption("FAMILY", pszFamily, "AUTO, VQ or HYPER");
     const char *pszLossless = CSLFetchNameValue(papszOptions, "LOSSLESS");
     if (pszLossless && !ParseBoolean(pszLossless, oOptions.bLossless))
         return IllegalOption("LOSSLESS", pszLossless, "YES or NO");
+    if (oOptions.bLossless) oOptions.bLossy = false;
+
+    const char *pszOverviews = CSLFetchNameValueDef(papszOptions, "OVERVIEWS", "AUTO");
+    oOptions.bOverviews = EQUAL(pszOverviews, "AUTO");
+    if (!oOptions.bOverviews && !EQUAL(pszOverviews, "NONE"))
+        return IllegalOption("OVERVIEWS", pszOverviews, "AUTO or NONE");
+    const char *pszResampling = CSLFetchNameValueDef(papszOptions, "OVERVIEW_RESAMPLING", "AVERAGE");
+    if (EQUAL(pszResampling, "NEAREST")) oOptions.eResampling = NSVQ_NEAREST;
+    else if (EQUAL(pszResampling, "MODE")) oOptions.eResampling = NSVQ_MODE;
+    else if (!EQUAL(pszResampling, "AVERAGE"))
+        return IllegalOption("OVERVIEW_RESAMPLING", pszResampling, "AVERAGE, NEAREST or MODE");
 
     const char *pszEmbed = CSLFetchNameValueDef(papszOptions, "EMBED_MODEL", "AUTO");
     bool bEmbed = false;
@@ -134,6 +162,20 @@ static bool ParseOptions(CSLConstList papszOptions, CreateOptions &oOptions)
 
 /* ---- which sources can be written ---- */
 
+static bool CheckTarget(const char *pszFilename)
+{
+    if (!STARTS_WITH(pszFilename, "/vsistdout")) return true;
+    CPLError(CE_Failure, CPLE_NotSupported,
+             "NSVQ files cannot be written to a stream: the index at the start comes last");
+    return false;
+}
+
+bool NSVQCheckOptions(const char *pszFilename, CSLConstList papszOptions)
+{
+    CreateOptions oOptions;
+    return CheckTarget(pszFilename) && ParseOptions(papszOptions, oOptions);
+}
+
 static bool CheckSource(const char *pszFilename, GDALDataset *poSrcDS)
 {
     const int nBands = poSrcDS->GetRasterCount();
@@ -143,40 +185,83 @@ static bool CheckSource(const char *pszFilename, GDALDataset *poSrcDS)
     }
     for (int i = 1; i <= nBands; i++) {
         GDALRasterBand *poBand = poSrcDS->GetRasterBand(i);
-        const char *pszPixelType = poBand->GetMetadataItem("PIXELTYPE", "IMAGE_STRUCTURE");
-        const bool bSigned = pszPixelType && EQUAL(pszPixelType, "SIGNEDBYTE");
-        if (poBand->GetRasterDataType() != GDT_Byte || bSigned) {
-            CPLError(CE_Failure, CPLE_NotSupported,
-                     "band %d is of type %s: NSVQ stores Byte only (gdal_translate -ot Byte -scale "
-                     "converts)",
-                     i, bSigned ? "signed Byte" : GDALGetDataTypeName(poBand->GetRasterDataType()));
+        if (!NSVQFromGDALBand(poBand)) {
+            CPLError(CE_Failure, CPLE_NotSupported, "band %d is of type %s, which NSVQ does not store",
+                     i, GDALGetDataTypeName(poBand->GetRasterDataType()));
             return false;
         }
     }
-    if (STARTS_WITH(pszFilename, "/vsistdout")) {
-        CPLError(CE_Failure, CPLE_NotSupported,
-                 "NSVQ files cannot be written to a stream: the index at the start comes last");
-        return false;
-    }
-    return true;
+    return CheckTarget(pszFilename);
 }
 
 /* Values whose neighbours mean something else: classes, indices, flags. */
 static bool IsLabelBand(GDALRasterBand *poBand)
 {
     if (poBand->GetColorInterpretation() == GCI_PaletteIndex || poBand->GetColorTable() ||
-        poBand->GetCategoryNames())
+        poBand->GetCategoryNames() || poBand->GetDefaultRAT())
         return true;
     const char *pszBits = poBand->GetMetadataItem("NBITS", "IMAGE_STRUCTURE");
     return pszBits && atoi(pszBits) < 8; // a lossy value could leave the range
 }
 
-static bool IsByteValue(double dfValue)
+/* A value as the bits of a sample. False where no sample is it. */
+template <class T> static bool GetBits(double dfValue, uint64_t &nBits)
 {
-    return dfValue >= 0 && dfValue <= 255 && dfValue == std::floor(dfValue);
+    if (std::numeric_limits<T>::is_integer &&
+        (!(dfValue >= static_cast<double>(std::numeric_limits<T>::lowest()) &&
+           dfValue <= static_cast<double>(std::numeric_limits<T>::max())) ||
+         dfValue != std::floor(dfValue)))
+        return false;
+    if (!std::numeric_limits<T>::is_integer && std::isfinite(dfValue) &&
+        std::fabs(dfValue) > static_cast<double>(std::numeric_limits<T>::max()))
+        return false;
+    const T tValue = static_cast<T>(dfValue);
+    nBits = 0;
+    memcpy(&nBits, &tValue, sizeof(tValue)); // the low bytes come first
+    return true;
 }
 
-static std::vector<nsvq_band> DescribeBands(GDALDataset *poSrcDS, bool bLossless)
+static bool GetSampleBits(nsvq_type eType, double dfValue, uint64_t &nBits)
+{
+    switch (eType) {
+    case NSVQ_TYPE_U8:
+        return GetBits<uint8_t>(dfValue, nBits);
+    case NSVQ_TYPE_S8:
+        return GetBits<int8_t>(dfValue, nBits);
+    case NSVQ_TYPE_U16:
+        return GetBits<uint16_t>(dfValue, nBits);
+    case NSVQ_TYPE_S16:
+        return GetBits<int16_t>(dfValue, nBits);
+    case NSVQ_TYPE_U32:
+        return GetBits<uint32_t>(dfValue, nBits);
+    case NSVQ_TYPE_S32:
+        return GetBits<int32_t>(dfValue, nBits);
+    case NSVQ_TYPE_F32:
+        return GetBits<float>(dfValue, nBits);
+    case NSVQ_TYPE_F64:
+        return GetBits<double>(dfValue, nBits);
+    default: // 64-bit integers have a way of their own, complex ones none
+        return false;
+    }
+}
+
+/* The band's nodata value as the bits of a sample. */
+static bool GetNoDataBits(GDALRasterBand *poBand, uint64_t &nBits)
+{
+    int bHas = FALSE;
+    if (poBand->GetRasterDataType() == GDT_Int64) {
+        nBits = static_cast<uint64_t>(poBand->GetNoDataValueAsInt64(&bHas));
+        return bHas;
+    }
+    if (poBand->GetRasterDataType() == GDT_UInt64) {
+        nBits = poBand->GetNoDataValueAsUInt64(&bHas);
+        return bHas;
+    }
+    const double dfNoData = poBand->GetNoDataValue(&bHas);
+    return bHas && GetSampleBits(NSVQFromGDALBand(poBand), dfNoData, nBits);
+}
+
+static std::vector<nsvq_band> DescribeBands(GDALDataset *poSrcDS, const CreateOptions &oOptions)
 {
     const int nBands = poSrcDS->GetRasterCount();
     // One nodata value per band, where pixels are missing when all bands have theirs.
@@ -187,29 +272,44 @@ static std::vector<nsvq_band> DescribeBands(GDALDataset *poSrcDS, bool bLossless
     for (int i = 0; i < nBands; i++) {
         GDALRasterBand *poBand = poSrcDS->GetRasterBand(i + 1);
         nsvq_band &sBand = asBands[i];
-        sBand.exact =
-            bLossless || poBand->GetColorInterpretation() == GCI_AlphaBand || IsLabelBand(poBand);
-        int bHasNoData = FALSE;
-        double dfNoData = poBand->GetNoDataValue(&bHasNoData);
-        if (aosValues.size() == nBands) {
-            const double dfValue = CPLAtof(aosValues[i]);
-            if (bHasNoData && dfValue != dfNoData) sBand.exact = true; // only so both are kept
-            dfNoData = dfValue;
-            bHasNoData = TRUE;
+        sBand.type = static_cast<uint8_t>(NSVQFromGDALBand(poBand));
+        const bool bLabels = IsLabelBand(poBand);
+        sBand.exact = oOptions.bLossless || bLabels ||
+                      poBand->GetColorInterpretation() == GCI_AlphaBand;
+        sBand.resampling = static_cast<uint8_t>(oOptions.eResampling);
+        if (bLabels && oOptions.eResampling == NSVQ_AVERAGE) sBand.resampling = NSVQ_MODE;
+        uint64_t nBits = 0;
+        sBand.has_nodata = GetNoDataBits(poBand, nBits);
+        if (aosValues.size() == nBands && sBand.type == NSVQ_TYPE_U8) {
+            uint64_t nValue = 0;
+            const bool bValue = GetSampleBits(NSVQ_TYPE_U8, CPLAtof(aosValues[i]), nValue);
+            if (sBand.has_nodata && !(bValue && nValue == nBits))
+                sBand.exact = true; // only so both are kept
+            sBand.has_nodata = bValue;
+            nBits = nValue;
         }
-        sBand.has_nodata = bHasNoData && IsByteValue(dfNoData);
-        sBand.nodata = sBand.has_nodata ? static_cast<uint8_t>(dfNoData) : 0;
+        sBand.nodata = sBand.has_nodata ? nBits : 0;
     }
     return asBands;
 }
 
-/* ---- metadata ---- */
-
-/* False when osText could not be read back from a list of lines and tab-separated fields. */
-static bool IsPlainField(const char *pszText)
+/* Whether what was asked for can be done: there is no lossy coding for most types. */
+static bool CheckCoding(const std::vector<nsvq_band> &asBands, const CreateOptions &oOptions,
+                        int bStrict)
 {
-    return strpbrk(pszText, "\t\n") == nullptr;
+    if (!oOptions.bLossy) return true;
+    for (const nsvq_band &sBand : asBands) {
+        if (sBand.type == NSVQ_TYPE_U8) continue;
+        const char *pszType = GDALGetDataTypeName(NSVQToGDALType(static_cast<nsvq_type>(sBand.type)));
+        CPLError(bStrict ? CE_Failure : CE_Warning, CPLE_NotSupported,
+                 "there is no lossy coding of %s%s", pszType,
+                 bStrict ? ": leave QUALITY out, or set LOSSLESS=YES" : ": such bands are lossless");
+        return !bStrict;
+    }
+    return true;
 }
+
+/* ---- metadata ---- */
 
 /* WKT2:2019, else whatever the CRS can be written as; empty when it cannot. */
 static std::string GetWKT(const OGRSpatialReference *poSRS)
@@ -228,22 +328,34 @@ static std::string GetWKT(const OGRSpatialReference *poSRS)
     return osWKT;
 }
 
-static bool AddCRS(MetaRecords &oMeta, nsvq_meta_tag eTag, const OGRSpatialReference *poSRS,
-                   bool bWithAxes)
+/* Numbers and texts of a record. */
+template <class T> static void Append(std::string &osPayload, T tValue)
 {
+    GByte abyBytes[sizeof(T)];
+    memcpy(abyBytes, &tValue, sizeof(T));
+    for (size_t i = 0; i < sizeof(T); i++)
+        osPayload += static_cast<char>(abyBytes[CPL_IS_LSB ? i : sizeof(T) - 1 - i]);
+}
+
+static void AppendText(std::string &osPayload, const char *pszText)
+{
+    osPayload.append(pszText ? pszText : "", (pszText ? strlen(pszText) : 0) + 1);
+}
+
+/* eTag: of the CRS; its mapping and epoch stand in eAxes and eEpoch. */
+static bool AddCRS(MetaRecords &oMeta, nsvq_meta_tag eTag, nsvq_meta_tag eAxes,
+                   nsvq_meta_tag eEpoch, const OGRSpatialReference *poSRS)
+{
+    if (poSRS->IsEmpty()) return true;
     const std::string osWKT = GetWKT(poSRS);
     if (osWKT.empty()) return false;
     oMeta.Add(eTag, 0, osWKT);
-    if (!bWithAxes) return true;
-
     std::string osAxes;
-    for (const int nAxis : poSRS->GetDataAxisToSRSAxisMapping()) {
-        const GInt32 nStored = CPL_LSBWORD32(nAxis);
-        osAxes.append(reinterpret_cast<const char *>(&nStored), sizeof(nStored));
-    }
-    oMeta.Add(NSVQ_META_CRS_AXES, 0, osAxes);
+    for (const int nAxis : poSRS->GetDataAxisToSRSAxisMapping())
+        Append(osAxes, static_cast<int32_t>(nAxis));
+    oMeta.Add(eAxes, 0, osAxes);
     const double dfEpoch = poSRS->GetCoordinateEpoch();
-    if (dfEpoch > 0) oMeta.AddDoubles(NSVQ_META_CRS_EPOCH, 0, &dfEpoch, 1);
+    if (dfEpoch > 0) oMeta.AddDoubles(eEpoch, 0, &dfEpoch, 1);
     return true;
 }
 
@@ -252,7 +364,8 @@ static int AddGeoreferencing(MetaRecords &oMeta, GDALDataset *poSrcDS)
 {
     int nLeftToPam = 0;
     const OGRSpatialReference *poSRS = poSrcDS->GetSpatialRef();
-    if (poSRS && !AddCRS(oMeta, NSVQ_META_CRS_WKT2, poSRS, true)) nLeftToPam |= GCIF_PROJECTION;
+    if (poSRS && !AddCRS(oMeta, NSVQ_META_CRS_WKT2, NSVQ_META_CRS_AXES, NSVQ_META_CRS_EPOCH, poSRS))
+        nLeftToPam |= GCIF_PROJECTION;
 
     double adfGT[6];
     if (GDALGetGeoTransform(GDALDataset::ToHandle(poSrcDS), adfGT) == CE_None)
@@ -264,16 +377,14 @@ static int AddGeoreferencing(MetaRecords &oMeta, GDALDataset *poSrcDS)
     std::string osText;
     for (int i = 0; i < nGCPs; i++) {
         const GDAL_GCP &sGCP = pasGCPs[i];
-        if (!IsPlainField(sGCP.pszId) || !IsPlainField(sGCP.pszInfo)) return nLeftToPam | GCIF_GCPS;
-        osText += std::string(sGCP.pszId) + "\t" + sGCP.pszInfo;
+        AppendText(osText, sGCP.pszId);
+        AppendText(osText, sGCP.pszInfo);
         for (const double dfValue :
              {sGCP.dfGCPPixel, sGCP.dfGCPLine, sGCP.dfGCPX, sGCP.dfGCPY, sGCP.dfGCPZ})
-            osText += CPLSPrintf("\t%.17g", dfValue);
-        osText += '\n';
+            Append(osText, dfValue);
     }
     const OGRSpatialReference *poGCPSRS = poSrcDS->GetGCPSpatialRef();
-    // Axis mapping and epoch stand once: they are the GCPs' where the raster has no other CRS.
-    if (poGCPSRS && !AddCRS(oMeta, NSVQ_META_GCP_WKT2, poGCPSRS, poSRS == nullptr))
+    if (poGCPSRS && !AddCRS(oMeta, NSVQ_META_GCP_WKT2, NSVQ_META_GCP_AXES, NSVQ_META_GCP_EPOCH, poGCPSRS))
         return nLeftToPam | GCIF_GCPS;
     oMeta.Add(NSVQ_META_GCPS, 0, osText);
     return nLeftToPam;
@@ -297,8 +408,54 @@ static void AddDomains(MetaRecords &oMeta, int nBand, GDALMajorObject *poObject,
     }
 }
 
-static void AddBandRecords(MetaRecords &oMeta, int nBand, GDALRasterBand *poBand, bool bExact)
+static void AddPalette(MetaRecords &oMeta, int nBand, const GDALColorTable *poTable)
 {
+    std::string osPayload(1, static_cast<char>(poTable->GetPaletteInterpretation()));
+    for (int i = 0; i < poTable->GetColorEntryCount(); i++) {
+        const GDALColorEntry *psEntry = poTable->GetColorEntry(i);
+        for (const short nPart : {psEntry->c1, psEntry->c2, psEntry->c3, psEntry->c4})
+            Append(osPayload, static_cast<int16_t>(nPart));
+    }
+    oMeta.Add(NSVQ_META_PALETTE, nBand, osPayload);
+}
+
+/* False where a column is of a type that the file does not know. */
+static bool AddAttributes(MetaRecords &oMeta, int nBand, const GDALRasterAttributeTable *poTable)
+{
+    std::string osPayload;
+    double dfRow0 = 0, dfWidth = 0;
+    const bool bBins = poTable->GetLinearBinning(&dfRow0, &dfWidth);
+    const int nColumns = poTable->GetColumnCount(), nRows = poTable->GetRowCount();
+
+    Append(osPayload, static_cast<uint8_t>(poTable->GetTableType() == GRTT_ATHEMATIC));
+    Append(osPayload, static_cast<uint8_t>(bBins));
+    if (bBins) {
+        Append(osPayload, dfRow0);
+        Append(osPayload, dfWidth);
+    }
+    Append(osPayload, static_cast<uint32_t>(nColumns));
+    Append(osPayload, static_cast<uint32_t>(nRows));
+    for (int i = 0; i < nColumns; i++) {
+        const GDALRATFieldType eType = poTable->GetTypeOfCol(i);
+        if (eType != GFT_Integer && eType != GFT_Real && eType != GFT_String) return false;
+        AppendText(osPayload, poTable->GetNameOfCol(i));
+        Append(osPayload, static_cast<uint8_t>(eType));
+        Append(osPayload, static_cast<uint8_t>(poTable->GetUsageOfCol(i)));
+        for (int j = 0; j < nRows; j++) {
+            if (eType == GFT_Integer)
+                Append(osPayload, static_cast<int32_t>(poTable->GetValueAsInt(j, i)));
+            if (eType == GFT_Real) Append(osPayload, poTable->GetValueAsDouble(j, i));
+            if (eType == GFT_String) AppendText(osPayload, poTable->GetValueAsString(j, i));
+        }
+    }
+    oMeta.Add(NSVQ_META_ATTRIBUTES, nBand, osPayload);
+    return true;
+}
+
+/* Returns GCIF_ flags of what the file cannot hold, for PAM. */
+static int AddBandRecords(MetaRecords &oMeta, int nBand, GDALRasterBand *poBand, bool bExact)
+{
+    int nLeftToPam = 0;
     AddDomains(oMeta, nBand, poBand, bExact);
     if (poBand->GetDescription()[0])
         oMeta.Add(NSVQ_META_DESCRIPTION, nBand, poBand->GetDescription());
@@ -307,8 +464,13 @@ static void AddBandRecords(MetaRecords &oMeta, int nBand, GDALRasterBand *poBand
         oMeta.Add(NSVQ_META_COLOR_INTERP, nBand, GDALGetColorInterpretationName(eInterp));
 
     int bHas = FALSE;
-    const double dfNoData = poBand->GetNoDataValue(&bHas);
-    if (bHas) oMeta.AddDoubles(NSVQ_META_NODATA, nBand, &dfNoData, 1);
+    uint64_t nBits = 0;
+    if (poBand->GetRasterDataType() == GDT_Int64 || poBand->GetRasterDataType() == GDT_UInt64) {
+        if (GetNoDataBits(poBand, nBits)) oMeta.AddInteger(NSVQ_META_NODATA, nBand, nBits);
+    } else {
+        const double dfNoData = poBand->GetNoDataValue(&bHas);
+        if (bHas) oMeta.AddDoubles(NSVQ_META_NODATA, nBand, &dfNoData, 1);
+    }
 
     int bHasOffset = FALSE;
     const double dfScale = poBand->GetScale(&bHas), dfOffset = poBand->GetOffset(&bHasOffset);
@@ -324,33 +486,46 @@ static void AddBandRecords(MetaRecords &oMeta, int nBand, GDALRasterBand *poBand
     for (int i = 0; papszNames && papszNames[i]; i++)
         osNames.append(papszNames[i], strlen(papszNames[i]) + 1);
     if (!osNames.empty()) oMeta.Add(NSVQ_META_CATEGORIES, nBand, osNames);
+
+    if (poBand->GetColorTable()) AddPalette(oMeta, nBand, poBand->GetColorTable());
+    const GDALRasterAttributeTable *poRAT = poBand->GetDefaultRAT();
+    if (poRAT && !AddAttributes(oMeta, nBand, poRAT)) nLeftToPam = GCIF_RAT | GCIF_PROCESS_BANDS;
+    const char *pszBits = poBand->GetMetadataItem("NBITS", "IMAGE_STRUCTURE");
+    if (pszBits && atoi(pszBits) > 0 && atoi(pszBits) <= 64)
+        oMeta.Add(NSVQ_META_BITS, nBand, std::string(1, static_cast<char>(atoi(pszBits))));
+    return nLeftToPam;
 }
 
 /* ---- callbacks: C++ exceptions must not leave them, so nothing here allocates ---- */
 
-static int ReadSource(void *pUser, uint32_t nX, uint32_t nY, uint32_t nW, uint32_t nH,
-                      uint32_t nFirst, uint32_t nCount, uint8_t *pabyPixels)
+static int ReadSource(void *pUser, const nsvq_pull *psPull)
 {
     Source *poSource = static_cast<Source *>(pUser);
-    return poSource->poDS->RasterIO(GF_Read, static_cast<int>(nX), static_cast<int>(nY),
-                                    static_cast<int>(nW), static_cast<int>(nH), pabyPixels,
-                                    static_cast<int>(nW), static_cast<int>(nH), GDT_Byte,
-                                    static_cast<int>(nCount), poSource->anBandMap.data() + nFirst,
-                                    nCount, GSpacing(nW) * nCount, 1, nullptr) == CE_None
+    const int nW = static_cast<int>(psPull->w), nH = static_cast<int>(psPull->h);
+    const nsvq_type eType = static_cast<nsvq_type>(poSource->pasBands[psPull->first].type);
+    return poSource->poDS->RasterIO(
+               GF_Read, static_cast<int>(psPull->x), static_cast<int>(psPull->y), nW, nH,
+               psPull->pixels, nW, nH, NSVQToGDALType(eType), static_cast<int>(psPull->n),
+               poSource->anBandMap.data() + psPull->first, psPull->pixel_stride,
+               psPull->row_stride, psPull->band_stride, nullptr) == CE_None
                ? 0
                : -1;
 }
 
-static int ReadSourceMask(void *pUser, uint32_t nX, uint32_t nY, uint32_t nW, uint32_t nH,
-                          uint8_t *pabyMask)
+static int ReadSourceMask(void *pUser, const nsvq_pull *psPull)
 {
     GDALDataset *poSrcDS = static_cast<Source *>(pUser)->poDS;
-    if (poSrcDS->GetRasterBand(1)->GetMaskBand()->RasterIO(
-            GF_Read, static_cast<int>(nX), static_cast<int>(nY), static_cast<int>(nW),
-            static_cast<int>(nH), pabyMask, static_cast<int>(nW), static_cast<int>(nH), GDT_Byte, 0,
-            0, nullptr) != CE_None)
+    const int nW = static_cast<int>(psPull->w), nH = static_cast<int>(psPull->h);
+    if (poSrcDS->GetRasterBand(static_cast<int>(psPull->first) + 1)->GetMaskBand()->RasterIO(
+            GF_Read, static_cast<int>(psPull->x), static_cast<int>(psPull->y), nW, nH,
+            psPull->pixels, nW, nH, GDT_Byte, psPull->pixel_stride, psPull->row_stride,
+            nullptr) != CE_None)
         return -1;
-    for (size_t i = 0; i < size_t(nW) * nH; i++) pabyMask[i] = pabyMask[i] ? 255 : 0;
+    for (int nRow = 0; nRow < nH; nRow++) {
+        GByte *pabyRow = static_cast<GByte *>(psPull->pixels) + nRow * psPull->row_stride;
+        for (int i = 0; i < nW; i++)
+            pabyRow[i * psPull->pixel_stride] = pabyRow[i * psPull->pixel_stride] ? 255 : 0;
+    }
     return 0;
 }
 
@@ -376,9 +551,11 @@ static bool Encode(const char *pszTemporary, const char *pszFilename, const nsvq
     nsvq_encode_options sOptions{};
     sOptions.struct_size = sizeof(sOptions);
     sOptions.model = oOptions.psModel.get();
-    sOptions.quality = oOptions.nQuality;
+    sOptions.family = oOptions.nFamily;
+    sOptions.quality = oOptions.dfQuality;
     sOptions.n_threads = oOptions.nThreads;
     sOptions.embed = oOptions.nEmbed;
+    sOptions.n_levels = oOptions.bOverviews ? 0 : 1;
     nsvq_error sError{UINT64_MAX, ""};
     const nsvq_status eStatus = nsvq_encode(&sSink, &sRaster, &sOptions, nullptr, &sError);
     if (eStatus == NSVQ_E_CANCELLED) {
@@ -392,23 +569,37 @@ static bool Encode(const char *pszTemporary, const char *pszFilename, const nsvq
     return eStatus == NSVQ_OK;
 }
 
-/* A name beside the target that no other writer has. */
-static std::string GetTemporaryName(const char *pszFilename)
+/* Object stores take bytes in one sequence and keep nothing until the last. */
+static bool IsUpload(const char *pszFilename)
+{
+    return !VSISupportsRandomWrite(pszFilename, FALSE) &&
+           VSISupportsSequentialWrite(pszFilename, FALSE);
+}
+
+std::string NSVQGetTemporaryName(const char *pszFilename)
 {
     static std::atomic<int> nCounter{0};
+    if (IsUpload(pszFilename)) return CPLGenerateTempFilename("nsvq");
     return std::string(pszFilename) +
            CPLSPrintf(".%d-%d.tmp", CPLGetCurrentProcessID(), nCounter++);
 }
 
-/* The target gets its name only when it is whole. Object stores, which take bytes in one sequence
- * and keep nothing until the last, get a copy of a local file instead. */
+void NSVQDeleteTemporary(const std::string &osName)
+{
+    for (const char *pszEnding : {"", ".aux.xml", ".msk", ".ovr"}) {
+        const std::string osFile = osName + pszEnding;
+        VSIStatBufL sStat;
+        if (VSIStatExL(osFile.c_str(), &sStat, VSI_STAT_EXISTS_FLAG) == 0)
+            VSIUnlink(osFile.c_str());
+    }
+}
+
+/* The target gets its name only when it is whole; object stores get a copy of a local file. */
 static bool EncodeToTarget(const char *pszFilename, const nsvq_raster &sRaster,
                            const CreateOptions &oOptions)
 {
-    const bool bUpload = !VSISupportsRandomWrite(pszFilename, FALSE) &&
-                         VSISupportsSequentialWrite(pszFilename, FALSE);
-    const std::string osTemporary =
-        bUpload ? std::string(CPLGenerateTempFilename("nsvq")) : GetTemporaryName(pszFilename);
+    const bool bUpload = IsUpload(pszFilename);
+    const std::string osTemporary = NSVQGetTemporaryName(pszFilename);
 
     bool bDone = Encode(osTemporary.c_str(), pszFilename, sRaster, oOptions);
     if (bDone) {
@@ -425,11 +616,8 @@ static bool EncodeToTarget(const char *pszFilename, const nsvq_raster &sRaster,
 /* Opens what was written. What the file does not hold goes the way of other formats: into sidecar
  * files. */
 static GDALDataset *Finish(const char *pszFilename, GDALDataset *poSrcDS,
-                           const CreateOptions &oOptions, int nLeftToPam, bool bBandMasks,
-                           int bStrict)
+                           const CreateOptions &oOptions, int nLeftToPam, int bStrict)
 {
-    const int nCloneFlags =
-        nLeftToPam | GCIF_COLORTABLE | GCIF_RAT | GCIF_PROCESS_BANDS | GCIF_ONLY_IF_MISSING;
     CPLStringList aosOpenOptions;
     aosOpenOptions.SetNameValue("NUM_THREADS", CPLSPrintf("%d", oOptions.nThreads));
     GDALOpenInfo oOpenInfo(pszFilename, GDAL_OF_RASTER);
@@ -437,10 +625,10 @@ static GDALDataset *Finish(const char *pszFilename, GDALDataset *poSrcDS,
     std::unique_ptr<GDALDataset> poDS(
         NSVQDataset::OpenWithModel(&oOpenInfo, oOptions.psModel.get()));
 
-    bool bDone =
-        poDS && static_cast<NSVQDataset *>(poDS.get())->CloneInfo(poSrcDS, nCloneFlags) == CE_None;
-    if (bDone && bBandMasks)
-        bDone = GDALDriver::DefaultCopyMasks(poSrcDS, poDS.get(), bStrict) == CE_None;
+    bool bDone = poDS != nullptr;
+    if (bDone && nLeftToPam)
+        bDone = static_cast<NSVQDataset *>(poDS.get())
+                    ->CloneInfo(poSrcDS, nLeftToPam | GCIF_ONLY_IF_MISSING) == CE_None;
     if (poDS && (bDone || !bStrict)) return poDS.release();
     poDS.reset();
     GDALDriver::QuietDelete(pszFilename);
@@ -460,20 +648,26 @@ GDALDataset *NSVQDataset::CreateCopy(const char *pszFilename, GDALDataset *poSrc
     }
 
     const int nBands = poSrcDS->GetRasterCount();
-    const std::vector<nsvq_band> asBands = DescribeBands(poSrcDS, oOptions.bLossless);
+    const std::vector<nsvq_band> asBands = DescribeBands(poSrcDS, oOptions);
+    if (!CheckCoding(asBands, oOptions, bStrict)) return nullptr;
     MetaRecords oMeta;
-    const int nLeftToPam = AddGeoreferencing(oMeta, poSrcDS);
+    int nLeftToPam = AddGeoreferencing(oMeta, poSrcDS);
     AddDomains(oMeta, 0, poSrcDS, true);
-    Source oSource{poSrcDS, {}, pfnProgress, pProgressData};
+    Source oSource{poSrcDS, {}, asBands.data(), pfnProgress, pProgressData};
     bool bBandMasks = false;
+    nsvq_raster sRaster{};
     for (int i = 1; i <= nBands; i++) {
         GDALRasterBand *poBand = poSrcDS->GetRasterBand(i);
-        AddBandRecords(oMeta, i, poBand, asBands[i - 1].exact);
+        const bool bExact = asBands[i - 1].exact || asBands[i - 1].type != NSVQ_TYPE_U8;
+        nLeftToPam |= AddBandRecords(oMeta, i, poBand, bExact);
         oSource.anBandMap.push_back(i);
         bBandMasks |= poBand->GetMaskFlags() == 0;
+        if (poBand->GetColorInterpretation() == GCI_AlphaBand) {
+            sRaster.has_alpha = 1;
+            sRaster.alpha = static_cast<uint32_t>(i - 1);
+        }
     }
 
-    nsvq_raster sRaster{};
     sRaster.struct_size = sizeof(sRaster);
     sRaster.user = &oSource;
     sRaster.width = static_cast<uint32_t>(poSrcDS->GetRasterXSize());
@@ -482,10 +676,13 @@ GDALDataset *NSVQDataset::CreateCopy(const char *pszFilename, GDALDataset *poSrc
     sRaster.bands = asBands.data();
     sRaster.meta = oMeta.Get().data();
     sRaster.n_meta = static_cast<uint32_t>(oMeta.Get().size());
-    sRaster.has_mask = !bBandMasks && poSrcDS->GetRasterBand(1)->GetMaskFlags() == GMF_PER_DATASET;
+    if (bBandMasks)
+        sRaster.has_mask = 2;
+    else
+        sRaster.has_mask = poSrcDS->GetRasterBand(1)->GetMaskFlags() == GMF_PER_DATASET;
     sRaster.read = ReadSource;
     sRaster.read_mask = ReadSourceMask;
     sRaster.progress = ReportProgress;
     if (!EncodeToTarget(pszFilename, sRaster, oOptions)) return nullptr;
-    return Finish(pszFilename, poSrcDS, oOptions, nLeftToPam, bBandMasks, bStrict);
+    return Finish(pszFilename, poSrcDS, oOptions, nLeftToPam, bStrict);
 }

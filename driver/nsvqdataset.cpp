@@ -12,7 +12,7 @@
 #include <cstring>
 #include <numeric>
 
-constexpr size_t kMaxTemporaryBytes = 256 << 20; // of a direct read of another type than Byte
+constexpr size_t kMaxTemporaryBytes = 256 << 20; // of a direct read into another type
 constexpr int kBlocksPerRead = 64;               // enough to keep many threads busy
 
 struct VSIReleaser {
@@ -81,6 +81,71 @@ bool NSVQIsOwnDomain(const char *pszDomain)
     for (const char *pszOwn : apszOwn)
         if (EQUAL(pszDomain, pszOwn)) return true;
     return false;
+}
+
+GDALDataType NSVQToGDALType(nsvq_type eType)
+{
+    switch (eType) {
+    case NSVQ_TYPE_U8:
+        return GDT_Byte;
+    case NSVQ_TYPE_S8:
+#if NSVQ_HAVE_INT8
+        return GDT_Int8;
+#else
+        return GDT_Byte;
+#endif
+    case NSVQ_TYPE_U16:
+        return GDT_UInt16;
+    case NSVQ_TYPE_S16:
+        return GDT_Int16;
+    case NSVQ_TYPE_U32:
+        return GDT_UInt32;
+    case NSVQ_TYPE_S32:
+        return GDT_Int32;
+    case NSVQ_TYPE_U64:
+        return GDT_UInt64;
+    case NSVQ_TYPE_S64:
+        return GDT_Int64;
+    case NSVQ_TYPE_F32:
+        return GDT_Float32;
+    case NSVQ_TYPE_F64:
+        return GDT_Float64;
+    case NSVQ_TYPE_CS16:
+        return GDT_CInt16;
+    case NSVQ_TYPE_CS32:
+        return GDT_CInt32;
+    case NSVQ_TYPE_CF32:
+        return GDT_CFloat32;
+    case NSVQ_TYPE_CF64:
+        return GDT_CFloat64;
+    case NSVQ_TYPE_COMPLEX:
+        break;
+    }
+    return GDT_Unknown;
+}
+
+static bool IsSignedByte(GDALRasterBand *poBand)
+{
+    const char *pszType = poBand->GetMetadataItem("PIXELTYPE", "IMAGE_STRUCTURE");
+    return pszType && EQUAL(pszType, "SIGNEDBYTE");
+}
+
+nsvq_type NSVQFromGDALBand(GDALRasterBand *poBand)
+{
+    const GDALDataType eType = poBand->GetRasterDataType();
+    if (eType == GDT_Byte) return IsSignedByte(poBand) ? NSVQ_TYPE_S8 : NSVQ_TYPE_U8;
+#if NSVQ_HAVE_INT8
+    if (eType == GDT_Int8) return NSVQ_TYPE_S8;
+#endif
+#if NSVQ_HAVE_FLOAT16
+    if (eType == GDT_Float16) return NSVQ_TYPE_F32;
+    if (eType == GDT_CFloat16) return NSVQ_TYPE_CF32;
+#endif
+    for (const nsvq_type eOurs :
+         {NSVQ_TYPE_U16, NSVQ_TYPE_S16, NSVQ_TYPE_U32, NSVQ_TYPE_S32, NSVQ_TYPE_U64, NSVQ_TYPE_S64,
+          NSVQ_TYPE_F32, NSVQ_TYPE_F64, NSVQ_TYPE_CS16, NSVQ_TYPE_CS32, NSVQ_TYPE_CF32, NSVQ_TYPE_CF64})
+        if (NSVQToGDALType(eOurs) == eType) return eOurs;
+    return static_cast<nsvq_type>(0);
 }
 
 /* ---- opening ---- */
@@ -165,23 +230,64 @@ bool NSVQDataset::OpenFile(GDALOpenInfo *poOpenInfo, const nsvq_model *psModel)
         return false;
 
     LoadGroups();
-    if (m_sInfo.has_mask) m_poMaskBand = std::make_unique<NSVQMaskBand>(this);
     LoadMetadata();
     return true;
 }
 
+/* The dataset of a level, with all bands, as GDAL wants it for reading several bands at once. */
+NSVQDataset *NSVQDataset::GetLevel(int nLevel)
+{
+    if (m_poBase) return m_poBase->GetLevel(nLevel);
+    if (nLevel == 0) return this;
+    m_apoLevels.resize(m_sInfo.n_levels);
+    std::unique_ptr<NSVQDataset> &poLevel = m_apoLevels[nLevel];
+    if (!poLevel) {
+        poLevel = std::make_unique<NSVQDataset>();
+        poLevel->m_poBase = this;
+        poLevel->m_nLevel = nLevel;
+        poLevel->m_sInfo = m_sInfo;
+        poLevel->m_nThreads = m_nThreads;
+        poLevel->nRasterXSize = ((nRasterXSize - 1) >> nLevel) + 1;
+        poLevel->nRasterYSize = ((nRasterYSize - 1) >> nLevel) + 1;
+        poLevel->nPamFlags |= GPF_NOSAVE;
+        poLevel->SetDescription(GetDescription());
+        poLevel->LoadGroups();
+        poLevel->SetStructureMetadata();
+    }
+    return poLevel.get();
+}
+
+/* Whoever builds external overviews wants those, not the file's. */
+CPLErr NSVQDataset::IBuildOverviews(const char *pszResampling, int nOverviews,
+                                    NSVQ_INT_LIST panOverviews, int nListBands,
+                                    NSVQ_INT_LIST panBands, GDALProgressFunc pfnProgress,
+                                    void *pProgressData, CSLConstList papszOptions)
+{
+    m_bHideLevels = true;
+    const CPLErr eErr =
+        GDALPamDataset::IBuildOverviews(pszResampling, nOverviews, panOverviews, nListBands,
+                                        panBands, pfnProgress, pProgressData, papszOptions);
+    m_bHideLevels = false;
+    return eErr;
+}
+
 void NSVQDataset::LoadGroups()
 {
+    const nsvq_file *psFile = GetLevel(0)->m_psFile.get();
     for (uint32_t i = 0; i < m_sInfo.n_groups; i++) {
-        nsvq_coding eCoding;
-        uint32_t nFirst = 0, nCount = 0;
-        if (nsvq_group_get(m_psFile.get(), i, &eCoding, &nFirst, &nCount) != NSVQ_OK) break;
-        m_aoGroups.push_back({eCoding, static_cast<int>(nFirst), static_cast<int>(nCount)});
-        for (uint32_t j = 0; j < nCount; j++) {
-            const int nBandIn = static_cast<int>(nFirst + j) + 1;
+        nsvq_group sGroup{};
+        sGroup.struct_size = sizeof(sGroup);
+        if (nsvq_group_get(psFile, i, &sGroup) != NSVQ_OK) break;
+        m_aoGroups.push_back({sGroup.coding, sGroup.type, static_cast<int>(sGroup.first_band),
+                              static_cast<int>(sGroup.n_bands)});
+        for (uint32_t j = 0; j < sGroup.n_bands; j++) {
+            const int nBandIn = static_cast<int>(sGroup.first_band + j) + 1;
             SetBand(nBandIn, new NSVQBand(this, nBandIn, static_cast<int>(i)));
         }
     }
+    const int nMasks = m_sInfo.has_mask == 2 ? nBands : m_sInfo.has_mask;
+    for (int i = 0; i < nMasks; i++)
+        m_apoMasks.push_back(std::make_unique<NSVQMaskBand>(this, i));
 }
 
 /* COMPRESSION answers when asked for, but is not listed: rasterio fails on a listed compression that
@@ -199,9 +305,13 @@ void NSVQDataset::SetStructureMetadata()
     const char *pszReversibility = "LOSSLESS";
     for (const NSVQGroup &oGroup : m_aoGroups) {
         if (oGroup.eCoding != NSVQ_CODING_EXACT) pszReversibility = "LOSSY";
-        for (int i = 0; i < oGroup.nCount; i++)
-            GetRasterBand(oGroup.nFirst + i + 1)
-                ->GDALMajorObject::SetMetadataItem("CODING", apszCoding[oGroup.eCoding], "NSVQ");
+        for (int i = 0; i < oGroup.nCount; i++) {
+            GDALRasterBand *poBand = GetRasterBand(oGroup.nFirst + i + 1);
+            poBand->GDALMajorObject::SetMetadataItem("CODING", apszCoding[oGroup.eCoding], "NSVQ");
+            if (oGroup.eType == NSVQ_TYPE_S8 && poBand->GetRasterDataType() == GDT_Byte)
+                poBand->GDALMajorObject::SetMetadataItem("PIXELTYPE", "SIGNEDBYTE",
+                                                         "IMAGE_STRUCTURE");
+        }
     }
     GDALMajorObject::SetMetadataItem("COMPRESSION_REVERSIBILITY", pszReversibility,
                                      "IMAGE_STRUCTURE");
@@ -217,7 +327,7 @@ void NSVQDataset::SetStructureMetadata()
         GDALMajorObject::SetMetadataItem("MODEL_EMBEDDED", m_sInfo.embedded ? "YES" : "NO", "NSVQ");
     }
     if (m_sInfo.quality != 0)
-        GDALMajorObject::SetMetadataItem("QUALITY", CPLSPrintf("%u", m_sInfo.quality), "NSVQ");
+        GDALMajorObject::SetMetadataItem("QUALITY", CPLSPrintf("%.8g", m_sInfo.quality), "NSVQ");
 }
 
 /* ---- metadata: records that the library hands over unread, so anything may stand there ---- */
@@ -243,6 +353,113 @@ static CPLStringList GetStrings(const char *pszText, size_t nSize)
     return aosList;
 }
 
+static std::vector<int> GetAxes(const nsvq_meta &sMeta)
+{
+    std::vector<int> anAxes(std::min<size_t>(sMeta.size / 4, 4));
+    for (size_t i = 0; i < anAxes.size(); i++) {
+        GInt32 nAxis;
+        memcpy(&nAxis, static_cast<const char *>(sMeta.data) + 4 * i, 4);
+        anAxes[i] = CPL_LSBWORD32(nAxis);
+    }
+    return anAxes;
+}
+
+static void SetAxes(OGRSpatialReference &oSRS, const std::vector<int> &anAxes, double dfEpoch)
+{
+    if (oSRS.IsEmpty()) return;
+    if (anAxes.size() >= 2 && anAxes.size() <= 3) oSRS.SetDataAxisToSRSAxisMapping(anAxes);
+    if (dfEpoch > 0) oSRS.SetCoordinateEpoch(dfEpoch);
+}
+
+/* Reads what a record holds piece by piece; past its end all pieces are empty. */
+class RecordReader
+{
+  public:
+    explicit RecordReader(const nsvq_meta &sMeta)
+        : m_pabyAt(static_cast<const GByte *>(sMeta.data)), m_nLeft(sMeta.size)
+    {
+    }
+    size_t Left() const
+    {
+        return m_nLeft;
+    }
+    template <class T> T Number()
+    {
+        T tValue = 0;
+        if (m_nLeft < sizeof(T)) {
+            m_nLeft = 0;
+            return tValue;
+        }
+        GByte abyBytes[sizeof(T)];
+        for (size_t i = 0; i < sizeof(T); i++)
+            abyBytes[CPL_IS_LSB ? i : sizeof(T) - 1 - i] = m_pabyAt[i];
+        memcpy(&tValue, abyBytes, sizeof(T));
+        Skip(sizeof(T));
+        return tValue;
+    }
+    std::string Text()
+    {
+        const char *pszText = reinterpret_cast<const char *>(m_pabyAt);
+        const std::string osText(m_nLeft ? pszText : "", m_nLeft ? strnlen(pszText, m_nLeft) : 0);
+        Skip(std::min(osText.size() + 1, m_nLeft));
+        return osText;
+    }
+
+  private:
+    void Skip(size_t nBytes)
+    {
+        m_pabyAt += nBytes;
+        m_nLeft -= nBytes;
+    }
+
+    const GByte *m_pabyAt;
+    size_t m_nLeft;
+};
+
+static std::unique_ptr<GDALColorTable> GetPalette(const nsvq_meta &sMeta)
+{
+    RecordReader oReader(sMeta);
+    const int nInterp = oReader.Number<uint8_t>();
+    if (nInterp > GPI_HLS || sMeta.size > 1 + 8 * 65536) return nullptr;
+    auto poTable = std::make_unique<GDALColorTable>(static_cast<GDALPaletteInterp>(nInterp));
+    for (int i = 0; oReader.Left() >= 8; i++) {
+        GDALColorEntry sEntry;
+        sEntry.c1 = oReader.Number<int16_t>();
+        sEntry.c2 = oReader.Number<int16_t>();
+        sEntry.c3 = oReader.Number<int16_t>();
+        sEntry.c4 = oReader.Number<int16_t>();
+        poTable->SetColorEntry(i, &sEntry);
+    }
+    return poTable;
+}
+
+static std::unique_ptr<GDALDefaultRasterAttributeTable> GetAttributes(const nsvq_meta &sMeta)
+{
+    RecordReader oReader(sMeta);
+    auto poTable = std::make_unique<GDALDefaultRasterAttributeTable>();
+    poTable->SetTableType(oReader.Number<uint8_t>() ? GRTT_ATHEMATIC : GRTT_THEMATIC);
+    if (oReader.Number<uint8_t>()) {
+        const double dfRow0 = oReader.Number<double>();
+        poTable->SetLinearBinning(dfRow0, oReader.Number<double>());
+    }
+    const uint32_t nColumns = oReader.Number<uint32_t>(), nRows = oReader.Number<uint32_t>();
+    for (uint32_t i = 0; i < nColumns && oReader.Left(); i++) {
+        const std::string osName = oReader.Text();
+        const int nType = oReader.Number<uint8_t>(), nUsage = oReader.Number<uint8_t>();
+        if (nRows > oReader.Left() || nType > GFT_String || nUsage >= GFU_MaxCount) return nullptr;
+        if (i == 0) poTable->SetRowCount(static_cast<int>(nRows));
+        poTable->CreateColumn(osName.c_str(), static_cast<GDALRATFieldType>(nType),
+                              static_cast<GDALRATFieldUsage>(nUsage));
+        for (uint32_t j = 0; j < nRows; j++) {
+            const int iRow = static_cast<int>(j), iColumn = static_cast<int>(i);
+            if (nType == GFT_Integer) poTable->SetValue(iRow, iColumn, oReader.Number<int32_t>());
+            if (nType == GFT_Real) poTable->SetValue(iRow, iColumn, oReader.Number<double>());
+            if (nType == GFT_String) poTable->SetValue(iRow, iColumn, oReader.Text().c_str());
+        }
+    }
+    return poTable;
+}
+
 static void SetCRS(OGRSpatialReference &oSRS, const std::string &osWKT)
 {
     CPLErrorStateBackuper oBackuper;
@@ -263,15 +480,10 @@ void NSVQDataset::LoadMetadata()
         bHasCRS |= sMeta.tag == NSVQ_META_CRS_WKT2;
         LoadRecord(sMeta);
     }
-    // Axis mapping and epoch belong to the CRS, or to that of the GCPs where there is no other.
-    OGRSpatialReference &oSRS = bHasCRS ? m_oSRS : m_oGCPSRS;
-    if (oSRS.IsEmpty()) {
-        if (bHasCRS)
-            CPLError(CE_Warning, CPLE_AppDefined, "the CRS of the file cannot be understood");
-        return;
-    }
-    if (m_anAxes.size() >= 2 && m_anAxes.size() <= 3) oSRS.SetDataAxisToSRSAxisMapping(m_anAxes);
-    if (m_dfEpoch > 0) oSRS.SetCoordinateEpoch(m_dfEpoch);
+    if (bHasCRS && m_oSRS.IsEmpty())
+        CPLError(CE_Warning, CPLE_AppDefined, "the CRS of the file cannot be understood");
+    SetAxes(m_oSRS, m_anAxes, m_dfEpoch);
+    SetAxes(m_oGCPSRS, m_anGCPAxes, m_dfGCPEpoch);
 }
 
 void NSVQDataset::LoadRecord(const nsvq_meta &sMeta)
@@ -288,12 +500,13 @@ void NSVQDataset::LoadRecord(const nsvq_meta &sMeta)
         SetCRS(m_oGCPSRS, osText);
         break;
     case NSVQ_META_CRS_AXES:
-        m_anAxes.resize(std::min<size_t>(sMeta.size / 4, 4));
-        for (size_t i = 0; i < m_anAxes.size(); i++) {
-            GInt32 nAxis;
-            memcpy(&nAxis, pszText + 4 * i, 4);
-            m_anAxes[i] = CPL_LSBWORD32(nAxis);
-        }
+        m_anAxes = GetAxes(sMeta);
+        break;
+    case NSVQ_META_GCP_AXES:
+        m_anGCPAxes = GetAxes(sMeta);
+        break;
+    case NSVQ_META_GCP_EPOCH:
+        GetDoubles(sMeta, &m_dfGCPEpoch, 1);
         break;
     case NSVQ_META_CRS_EPOCH:
         GetDoubles(sMeta, &m_dfEpoch, 1);
@@ -302,7 +515,7 @@ void NSVQDataset::LoadRecord(const nsvq_meta &sMeta)
         m_bGeoTransform = GetDoubles(sMeta, m_adfGeoTransform, 6);
         break;
     case NSVQ_META_GCPS:
-        LoadGCPs(osText);
+        LoadGCPs(sMeta);
         break;
     case NSVQ_META_DOMAIN:
         LoadDomain(poBand ? static_cast<GDALMajorObject *>(poBand) : this, osText.data(),
@@ -315,7 +528,17 @@ void NSVQDataset::LoadRecord(const nsvq_meta &sMeta)
         if (poBand) poBand->m_eColorInterp = GDALGetColorInterpretationByName(osText.c_str());
         break;
     case NSVQ_META_NODATA:
-        if (poBand) poBand->m_bHasNoData = GetDoubles(sMeta, &poBand->m_dfNoData, 1);
+        if (!poBand || sMeta.size != 8) break;
+        poBand->m_bHasNoData = true;
+        memcpy(&poBand->m_nNoData, sMeta.data, 8);
+        CPL_LSBPTR64(&poBand->m_nNoData);
+        if (poBand->eDataType == GDT_Int64)
+            poBand->m_dfNoData =
+                GDALGetNoDataValueCastToDouble(static_cast<int64_t>(poBand->m_nNoData));
+        else if (poBand->eDataType == GDT_UInt64)
+            poBand->m_dfNoData = GDALGetNoDataValueCastToDouble(poBand->m_nNoData);
+        else
+            GetDoubles(sMeta, &poBand->m_dfNoData, 1);
         break;
     case NSVQ_META_SCALE:
         if (poBand) poBand->m_bHasScale = GetDoubles(sMeta, &poBand->m_dfScale, 1);
@@ -329,6 +552,18 @@ void NSVQDataset::LoadRecord(const nsvq_meta &sMeta)
     case NSVQ_META_CATEGORIES:
         if (poBand) poBand->m_aosCategories = GetStrings(osText.data(), osText.size());
         break;
+    case NSVQ_META_PALETTE:
+        if (poBand) poBand->m_poColorTable = GetPalette(sMeta);
+        break;
+    case NSVQ_META_ATTRIBUTES:
+        if (poBand) poBand->m_poRAT = GetAttributes(sMeta);
+        break;
+    case NSVQ_META_BITS:
+        if (poBand && sMeta.size == 1)
+            poBand->GDALMajorObject::SetMetadataItem(
+                "NBITS", CPLSPrintf("%d", static_cast<const GByte *>(sMeta.data)[0]),
+                "IMAGE_STRUCTURE");
+        break;
     }
 }
 
@@ -340,23 +575,21 @@ void NSVQDataset::LoadDomain(GDALMajorObject *poObject, const char *pszText, siz
     poObject->GDALMajorObject::SetMetadata(const_cast<char **>(aosParts.List()) + 1, aosParts[0]);
 }
 
-void NSVQDataset::LoadGCPs(const std::string &osText)
+void NSVQDataset::LoadGCPs(const nsvq_meta &sMeta)
 {
-    const CPLStringList aosLines(CSLTokenizeString2(osText.c_str(), "\n", 0));
-    for (int i = 0; i < aosLines.size(); i++) {
-        const CPLStringList aosFields(CSLTokenizeString2(aosLines[i], "\t", CSLT_ALLOWEMPTYTOKENS));
-        if (aosFields.size() != 7) continue;
+    RecordReader oReader(sMeta);
+    while (oReader.Left() > 0) {
         GDAL_GCP sGCP;
         GDALInitGCPs(1, &sGCP);
         CPLFree(sGCP.pszId);
         CPLFree(sGCP.pszInfo);
-        sGCP.pszId = CPLStrdup(aosFields[0]);
-        sGCP.pszInfo = CPLStrdup(aosFields[1]);
-        sGCP.dfGCPPixel = CPLAtof(aosFields[2]);
-        sGCP.dfGCPLine = CPLAtof(aosFields[3]);
-        sGCP.dfGCPX = CPLAtof(aosFields[4]);
-        sGCP.dfGCPY = CPLAtof(aosFields[5]);
-        sGCP.dfGCPZ = CPLAtof(aosFields[6]);
+        sGCP.pszId = CPLStrdup(oReader.Text().c_str());
+        sGCP.pszInfo = CPLStrdup(oReader.Text().c_str());
+        sGCP.dfGCPPixel = oReader.Number<double>();
+        sGCP.dfGCPLine = oReader.Number<double>();
+        sGCP.dfGCPX = oReader.Number<double>();
+        sGCP.dfGCPY = oReader.Number<double>();
+        sGCP.dfGCPZ = oReader.Number<double>();
         m_asGCPs.push_back(sGCP);
     }
 }
@@ -394,10 +627,86 @@ const OGRSpatialReference *NSVQDataset::GetGCPSpatialRef() const
     return &m_oGCPSRS;
 }
 
+/* ---- edits: later ones go beside the file; what the file holds cannot be taken out of it ---- */
+
+static CPLErr CannotRemove(const char *pszWhat)
+{
+    CPLError(CE_Failure, CPLE_NotSupported, "the file holds %s, which cannot be removed from it",
+             pszWhat);
+    return CE_Failure;
+}
+
+CPLErr NSVQDataset::SetSpatialRef(const OGRSpatialReference *poSRS)
+{
+    if ((!poSRS || poSRS->IsEmpty()) && !m_oSRS.IsEmpty()) return CannotRemove("a CRS");
+    return GDALPamDataset::SetSpatialRef(poSRS);
+}
+
+CPLErr NSVQDataset::SetGCPs(int nCount, const GDAL_GCP *pasGCPs, const OGRSpatialReference *poSRS)
+{
+    if (nCount == 0 && !m_asGCPs.empty()) return CannotRemove("GCPs");
+    return GDALPamDataset::SetGCPs(nCount, pasGCPs, poSRS);
+}
+
+static CPLErr HasMask()
+{
+    CPLError(CE_Failure, CPLE_NotSupported, "the file holds a mask, and takes no other");
+    return CE_Failure;
+}
+
+CPLErr NSVQDataset::CreateMaskBand(int nNewFlags)
+{
+    return m_apoMasks.empty() && !m_poBase ? GDALPamDataset::CreateMaskBand(nNewFlags) : HasMask();
+}
+
+CPLErr NSVQBand::CreateMaskBand(int nNewFlags)
+{
+    return Owner()->m_apoMasks.empty() && !Base() ? GDALPamRasterBand::CreateMaskBand(nNewFlags)
+                                                  : HasMask();
+}
+
+CPLErr NSVQBand::DeleteNoDataValue()
+{
+    return m_bHasNoData ? CannotRemove("a nodata value") : GDALPamRasterBand::DeleteNoDataValue();
+}
+
+CPLErr NSVQBand::SetColorInterpretation(GDALColorInterp eInterp)
+{
+    if (eInterp == GCI_Undefined && m_eColorInterp != GCI_Undefined)
+        return CannotRemove("a colour interpretation");
+    return GDALPamRasterBand::SetColorInterpretation(eInterp);
+}
+
+CPLErr NSVQBand::SetUnitType(const char *pszUnit)
+{
+    if ((!pszUnit || !pszUnit[0]) && !m_osUnit.empty()) return CannotRemove("a unit");
+    return GDALPamRasterBand::SetUnitType(pszUnit);
+}
+
+CPLErr NSVQBand::SetCategoryNames(char **papszNames)
+{
+    if ((!papszNames || !papszNames[0]) && !m_aosCategories.empty())
+        return CannotRemove("category names");
+    return GDALPamRasterBand::SetCategoryNames(papszNames);
+}
+
+CPLErr NSVQBand::SetColorTable(GDALColorTable *poTable)
+{
+    if (!poTable && m_poColorTable) return CannotRemove("a palette");
+    return GDALPamRasterBand::SetColorTable(poTable);
+}
+
+CPLErr NSVQBand::SetDefaultRAT(const GDALRasterAttributeTable *poTable)
+{
+    if (!poTable && m_poRAT) return CannotRemove("an attribute table");
+    return GDALPamRasterBand::SetDefaultRAT(poTable);
+}
+
 /* ---- pixels ---- */
 
 nsvq_decoder *NSVQDataset::GetDecoder()
 {
+    if (m_poBase) return m_poBase->GetDecoder();
     if (!m_psDecoder) {
         nsvq_error sError{UINT64_MAX, ""};
         nsvq_decoder *psDecoder = nullptr;
@@ -420,11 +729,12 @@ bool NSVQDataset::ReadPixels(const nsvq_window &sWindow, bool bMask, bool bQuiet
     return eStatus == NSVQ_OK;
 }
 
-/* Pixels of oWin as the library counts them, for a buffer whose samples have 8 bits. */
-static nsvq_window MakeWindow(int nX, int nY, int nW, int nH)
+/* Pixels as the library counts them, without the bands and the buffer. */
+nsvq_window NSVQDataset::MakeWindow(int nX, int nY, int nW, int nH) const
 {
     nsvq_window sWindow{};
     sWindow.struct_size = sizeof(sWindow);
+    sWindow.level = static_cast<uint32_t>(m_nLevel);
     sWindow.x = static_cast<uint32_t>(nX);
     sWindow.y = static_cast<uint32_t>(nY);
     sWindow.w = static_cast<uint32_t>(nW);
@@ -441,8 +751,8 @@ static bool IsCached(GDALRasterBand *poBand, int nBX, int nBY)
 }
 
 /* Decodes blocks nBX0 .. nBX1 - 1 of block row nBY at once, all bands of a group, and puts them
- * into the block cache. Where pOwnBlock is given, that of nOwnBand goes there instead: GDAL is
- * loading it. */
+ * into the block cache, if it has room for them. Where pOwnBlock is given, that of nOwnBand goes
+ * there instead: GDAL is loading it. */
 CPLErr NSVQDataset::ReadBlocks(int iGroup, int nBY, int nBX0, int nBX1, bool bQuiet, int nOwnBand,
                                void *pOwnBlock)
 {
@@ -451,25 +761,34 @@ CPLErr NSVQDataset::ReadBlocks(int iGroup, int nBY, int nBX0, int nBX1, bool bQu
     const int nX = nBX0 * nBlock, nY = nBY * nBlock;
     const int nW = std::min(nRasterXSize - nX, (nBX1 - nBX0) * nBlock);
     const int nH = std::min(nRasterYSize - nY, nBlock);
-    const size_t nBandBytes = static_cast<size_t>(nW) * nH;
+    const size_t nBytes = nsvq_type_bytes(oGroup.eType);
+    const size_t nRowBytes = nW * nBytes, nBandBytes = nRowBytes * nH;
+    const GIntBig nGroupBytes = GIntBig(nBlock) * nBlock * nBytes * oGroup.nCount * (nBX1 - nBX0);
 
-    const ByteBuffer pabyPixels = AllocatePixels(oGroup.nCount, nW, nH);
+    // All bands of a group when the cache holds them; else the library's own cache has to do.
+    std::vector<uint32_t> anBands;
+    if (pOwnBlock && nGroupBytes > GDALGetCacheMax64() / 4) {
+        anBands.push_back(static_cast<uint32_t>(nOwnBand - 1));
+    } else {
+        anBands.resize(oGroup.nCount);
+        std::iota(anBands.begin(), anBands.end(), static_cast<uint32_t>(oGroup.nFirst));
+    }
+    const ByteBuffer pabyPixels = AllocatePixels(anBands.size(), nRowBytes, nH);
     if (!pabyPixels) return CE_Failure;
-    std::vector<uint32_t> anBands(oGroup.nCount);
-    std::iota(anBands.begin(), anBands.end(), static_cast<uint32_t>(oGroup.nFirst));
 
     nsvq_window sWindow = MakeWindow(nX, nY, nW, nH);
-    sWindow.n_bands = static_cast<uint32_t>(oGroup.nCount);
+    sWindow.n_bands = static_cast<uint32_t>(anBands.size());
     sWindow.bands = anBands.data();
     sWindow.pixels = pabyPixels.get();
-    sWindow.row_stride = nW;
+    sWindow.pixel_stride = static_cast<ptrdiff_t>(nBytes);
+    sWindow.row_stride = static_cast<ptrdiff_t>(nRowBytes);
     sWindow.band_stride = static_cast<ptrdiff_t>(nBandBytes);
     if (!ReadPixels(sWindow, false, bQuiet)) return CE_Failure;
 
     for (int nBX = nBX0; nBX < nBX1; nBX++) {
         const int nCopyW = std::min(nBlock, nRasterXSize - nBX * nBlock);
-        for (int i = 0; i < oGroup.nCount; i++) {
-            GDALRasterBand *poBand = GetRasterBand(oGroup.nFirst + i + 1);
+        for (size_t i = 0; i < anBands.size(); i++) {
+            GDALRasterBand *poBand = GetRasterBand(static_cast<int>(anBands[i]) + 1);
             GDALRasterBlock *poBlock = nullptr;
             GByte *pabyOut = static_cast<GByte *>(pOwnBlock);
             if (!pOwnBlock || poBand->GetBand() != nOwnBand) {
@@ -478,23 +797,32 @@ CPLErr NSVQDataset::ReadBlocks(int iGroup, int nBY, int nBX0, int nBX1, bool bQu
                 if (!poBlock) return CE_Failure;
                 pabyOut = static_cast<GByte *>(poBlock->GetDataRef());
             }
-            const GByte *pabyIn = pabyPixels.get() + i * nBandBytes + (nBX - nBX0) * nBlock;
+            const GByte *pabyIn = pabyPixels.get() + i * nBandBytes + (nBX - nBX0) * nBlock * nBytes;
             if (nCopyW < nBlock || nH < nBlock)
-                memset(pabyOut, 0, static_cast<size_t>(nBlock) * nBlock);
+                memset(pabyOut, 0, static_cast<size_t>(nBlock) * nBlock * nBytes);
             for (int nRow = 0; nRow < nH; nRow++)
-                memcpy(pabyOut + static_cast<size_t>(nRow) * nBlock,
-                       pabyIn + static_cast<size_t>(nRow) * nW, nCopyW);
+                memcpy(pabyOut + static_cast<size_t>(nRow) * nBlock * nBytes,
+                       pabyIn + static_cast<size_t>(nRow) * nRowBytes, nCopyW * nBytes);
             if (poBlock) poBlock->DropLock();
         }
     }
     return CE_None;
 }
 
+/* The type that the bands have in common, or GDT_Unknown. */
+GDALDataType NSVQDataset::GetTypeOf(int nBandCount, const int *panBandMap)
+{
+    const GDALDataType eType = GetRasterBand(panBandMap[0])->GetRasterDataType();
+    for (int i = 1; i < nBandCount; i++)
+        if (GetRasterBand(panBandMap[i])->GetRasterDataType() != eType) return GDT_Unknown;
+    return eType;
+}
+
 /* Whether a window is better decoded straight into the caller's buffer: it has more than one block,
  * at least half of the pixels of its blocks are asked for, and all bands of every group that it
  * touches. */
 bool NSVQDataset::IsDirect(const Window &oWin, int nBandCount, const int *panBandMap,
-                           GDALDataType eBufType) const
+                           GDALDataType eBufType)
 {
     const int nBlock = static_cast<int>(m_sInfo.block_size);
     const int nX0 = oWin.nX / nBlock * nBlock, nY0 = oWin.nY / nBlock * nBlock;
@@ -504,8 +832,10 @@ bool NSVQDataset::IsDirect(const Window &oWin, int nBandCount, const int *panBan
                                       (oWin.nY + oWin.nH - 1) / nBlock * GIntBig(nBlock) + nBlock);
     if (nX1 - nX0 <= nBlock && nY1 - nY0 <= nBlock) return false;
     if (2 * GIntBig(oWin.nW) * oWin.nH < GIntBig(nX1 - nX0) * (nY1 - nY0)) return false;
-    if (eBufType != GDT_Byte &&
-        static_cast<size_t>(nBandCount) * oWin.nW > kMaxTemporaryBytes / nBlock)
+    const GDALDataType eType = GetTypeOf(nBandCount, panBandMap);
+    if (eType == GDT_Unknown) return false;
+    if (eBufType != eType && static_cast<size_t>(nBandCount) * oWin.nW >
+                                 kMaxTemporaryBytes / nBlock / GDALGetDataTypeSizeBytes(eType))
         return false;
 
     std::vector<bool> abAsked(nBands);
@@ -529,15 +859,16 @@ CPLErr NSVQDataset::ReadDirect(const Window &oWin, int nBandCount, const int *pa
     const int nBlocksX = oWin.nW / nBlock + 1;
     GIntBig nStrip =
         GIntBig(nBlock) * std::max(1, std::max(kBlocksPerRead, 8 * m_nThreads) / nBlocksX);
-    const bool bByte = oBuffer.eType == GDT_Byte;
-    if (!bByte) {
-        const GIntBig nMaxRows =
-            static_cast<GIntBig>(kMaxTemporaryBytes / (size_t(nBandCount) * oWin.nW));
-        nStrip = std::min(nStrip, std::max<GIntBig>(nMaxRows / nBlock, 1) * nBlock);
-    }
+    const GDALDataType eType = GetTypeOf(nBandCount, panBandMap);
+    const size_t nBytes = static_cast<size_t>(GDALGetDataTypeSizeBytes(eType));
+    const bool bSame = oBuffer.eType == eType;
     ByteBuffer pabyTemporary;
-    if (!bByte) {
-        pabyTemporary = AllocatePixels(nBandCount, oWin.nW, std::min<GIntBig>(nStrip, oWin.nH));
+    if (!bSame) {
+        const GIntBig nMaxRows =
+            static_cast<GIntBig>(kMaxTemporaryBytes / (size_t(nBandCount) * oWin.nW * nBytes));
+        nStrip = std::min(nStrip, std::max<GIntBig>(nMaxRows / nBlock, 1) * nBlock);
+        pabyTemporary =
+            AllocatePixels(nBandCount, oWin.nW * nBytes, std::min<GIntBig>(nStrip, oWin.nH));
         if (!pabyTemporary) return CE_Failure;
     }
 
@@ -552,22 +883,24 @@ CPLErr NSVQDataset::ReadDirect(const Window &oWin, int nBandCount, const int *pa
         nsvq_window sWindow = MakeWindow(oWin.nX, nY, oWin.nW, nRows);
         sWindow.n_bands = static_cast<uint32_t>(nBandCount);
         sWindow.bands = anBands.data();
-        sWindow.pixels = bByte ? pabyOut : pabyTemporary.get();
-        if (bByte) {
+        sWindow.pixels = bSame ? pabyOut : pabyTemporary.get();
+        if (bSame) {
             sWindow.pixel_stride = static_cast<ptrdiff_t>(oBuffer.nPixelSpace);
             sWindow.row_stride = static_cast<ptrdiff_t>(oBuffer.nLineSpace);
             sWindow.band_stride = static_cast<ptrdiff_t>(oBuffer.nBandSpace);
         } else {
-            sWindow.row_stride = oWin.nW;
-            sWindow.band_stride = static_cast<ptrdiff_t>(nRows) * oWin.nW;
+            sWindow.pixel_stride = static_cast<ptrdiff_t>(nBytes);
+            sWindow.row_stride = static_cast<ptrdiff_t>(oWin.nW * nBytes);
+            sWindow.band_stride = static_cast<ptrdiff_t>(nRows) * sWindow.row_stride;
         }
         if (!ReadPixels(sWindow, false, false)) return CE_Failure;
-        for (int i = 0; !bByte && i < nBandCount; i++)
+        for (int i = 0; !bSame && i < nBandCount; i++)
             for (int nRow = 0; nRow < nRows; nRow++)
-                GDALCopyWords64(
-                    sWindow.pixels + i * sWindow.band_stride + nRow * sWindow.row_stride, GDT_Byte,
-                    1, pabyOut + i * oBuffer.nBandSpace + nRow * oBuffer.nLineSpace, oBuffer.eType,
-                    static_cast<int>(oBuffer.nPixelSpace), oWin.nW);
+                GDALCopyWords64(pabyTemporary.get() + i * sWindow.band_stride +
+                                    nRow * sWindow.row_stride,
+                                eType, static_cast<int>(nBytes),
+                                pabyOut + i * oBuffer.nBandSpace + nRow * oBuffer.nLineSpace,
+                                oBuffer.eType, static_cast<int>(oBuffer.nPixelSpace), oWin.nW);
         if (psExtraArg->pfnProgress && !psExtraArg->pfnProgress(double(nDone + nRows) / oWin.nH, "",
                                                                 psExtraArg->pProgressData)) {
             CPLError(CE_Failure, CPLE_UserInterrupt, "User terminated");
@@ -595,7 +928,8 @@ void NSVQDataset::Prefetch(const Window &oWin, int nBandCount, const int *panBan
         if (abSeen[iGroup]) continue;
         abSeen[iGroup] = true;
         anGroups.push_back(iGroup);
-        nBytes += nCount * nBlock * nBlock * m_aoGroups[iGroup].nCount;
+        nBytes += nCount * nBlock * nBlock * m_aoGroups[iGroup].nCount *
+                  static_cast<GIntBig>(nsvq_type_bytes(m_aoGroups[iGroup].eType));
         if (nBytes > GDALGetCacheMax64() / 2) return;
     }
     for (const int iGroup : anGroups) {
@@ -651,7 +985,7 @@ NSVQBand::NSVQBand(NSVQDataset *poDSIn, int nBandIn, int iGroup) : m_iGroup(iGro
 {
     poDS = poDSIn;
     nBand = nBandIn;
-    eDataType = GDT_Byte;
+    eDataType = NSVQToGDALType(poDSIn->m_aoGroups[iGroup].eType);
     nBlockXSize = nBlockYSize = static_cast<int>(poDSIn->m_sInfo.block_size);
 }
 
@@ -678,8 +1012,44 @@ CPLErr NSVQBand::IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize,
                                         nBufYSize, eBufType, nPixelSpace, nLineSpace, psExtraArg);
 }
 
+NSVQBand *NSVQBand::Base() const
+{
+    NSVQDataset *poBase = Owner()->m_poBase;
+    return poBase ? static_cast<NSVQBand *>(poBase->GetRasterBand(nBand)) : nullptr;
+}
+
+/* Overviews that were built later, beside the file, come before its own. */
+int NSVQBand::GetOverviewCount()
+{
+    const int nExternal = Base() ? 0 : GDALPamRasterBand::GetOverviewCount();
+    return nExternal > 0 ? nExternal : Owner()->GetLevelCount();
+}
+
+GDALRasterBand *NSVQBand::GetOverview(int iLevel)
+{
+    if (!Base() && GDALPamRasterBand::GetOverviewCount() > 0)
+        return GDALPamRasterBand::GetOverview(iLevel);
+    if (iLevel < 0 || iLevel >= Owner()->GetLevelCount()) return nullptr;
+    return Owner()->GetLevel(Owner()->m_nLevel + 1 + iLevel)->GetRasterBand(nBand);
+}
+
+GDALColorTable *NSVQBand::GetColorTable()
+{
+    if (Base()) return Base()->GetColorTable();
+    GDALColorTable *poTable = GDALPamRasterBand::GetColorTable();
+    return poTable ? poTable : m_poColorTable.get();
+}
+
+GDALRasterAttributeTable *NSVQBand::GetDefaultRAT()
+{
+    if (Base()) return Base()->GetDefaultRAT();
+    GDALRasterAttributeTable *poTable = GDALPamRasterBand::GetDefaultRAT();
+    return poTable ? poTable : m_poRAT.get();
+}
+
 GDALColorInterp NSVQBand::GetColorInterpretation()
 {
+    if (Base()) return Base()->GetColorInterpretation();
     const GDALColorInterp eInterp = GDALPamRasterBand::GetColorInterpretation();
     return eInterp != GCI_Undefined ? eInterp : m_eColorInterp;
 }
@@ -688,6 +1058,7 @@ GDALColorInterp NSVQBand::GetColorInterpretation()
 #define NSVQ_GET_DOUBLE(getter, has, value)                                                        \
     double NSVQBand::getter(int *pbSuccess)                                                        \
     {                                                                                              \
+        if (Base()) return Base()->getter(pbSuccess);                                              \
         int bFromPam = FALSE;                                                                      \
         const double dfPam = GDALPamRasterBand::getter(&bFromPam);                                 \
         if (pbSuccess) *pbSuccess = bFromPam || has;                                               \
@@ -697,6 +1068,24 @@ NSVQ_GET_DOUBLE(GetNoDataValue, m_bHasNoData, m_dfNoData)
 NSVQ_GET_DOUBLE(GetScale, m_bHasScale, m_dfScale)
 NSVQ_GET_DOUBLE(GetOffset, m_bHasOffset, m_dfOffset)
 #undef NSVQ_GET_DOUBLE
+
+int64_t NSVQBand::GetNoDataValueAsInt64(int *pbSuccess)
+{
+    if (Base()) return Base()->GetNoDataValueAsInt64(pbSuccess);
+    int bFromPam = FALSE;
+    const int64_t nPam = GDALPamRasterBand::GetNoDataValueAsInt64(&bFromPam);
+    if (pbSuccess) *pbSuccess = bFromPam || m_bHasNoData;
+    return bFromPam ? nPam : static_cast<int64_t>(m_nNoData);
+}
+
+uint64_t NSVQBand::GetNoDataValueAsUInt64(int *pbSuccess)
+{
+    if (Base()) return Base()->GetNoDataValueAsUInt64(pbSuccess);
+    int bFromPam = FALSE;
+    const uint64_t nPam = GDALPamRasterBand::GetNoDataValueAsUInt64(&bFromPam);
+    if (pbSuccess) *pbSuccess = bFromPam || m_bHasNoData;
+    return bFromPam ? nPam : m_nNoData;
+}
 
 // PAM stores scale and offset together, so an edit of one takes the file's other along.
 CPLErr NSVQBand::SetScale(double dfScale)
@@ -715,28 +1104,37 @@ CPLErr NSVQBand::SetOffset(double dfOffset)
 
 const char *NSVQBand::GetUnitType()
 {
+    if (Base()) return Base()->GetUnitType();
     const char *pszUnit = GDALPamRasterBand::GetUnitType();
     return pszUnit && pszUnit[0] ? pszUnit : m_osUnit.c_str();
 }
 
 char **NSVQBand::GetCategoryNames()
 {
+    if (Base()) return Base()->GetCategoryNames();
     char **papszNames = GDALPamRasterBand::GetCategoryNames();
     return papszNames ? papszNames : m_aosCategories.List();
 }
 
+GDALRasterBand *NSVQDataset::GetMaskOf(int nBandIn)
+{
+    if (m_apoMasks.empty()) return nullptr;
+    return m_apoMasks[m_sInfo.has_mask == 2 ? nBandIn - 1 : 0].get();
+}
+
 GDALRasterBand *NSVQBand::GetMaskBand()
 {
-    GDALRasterBand *poMaskBand = Owner()->m_poMaskBand.get();
+    GDALRasterBand *poMaskBand = Owner()->GetMaskOf(nBand);
     return poMaskBand ? poMaskBand : GDALPamRasterBand::GetMaskBand();
 }
 
 int NSVQBand::GetMaskFlags()
 {
-    return Owner()->m_poMaskBand ? GMF_PER_DATASET : GDALPamRasterBand::GetMaskFlags();
+    if (!Owner()->GetMaskOf(nBand)) return GDALPamRasterBand::GetMaskFlags();
+    return Owner()->m_sInfo.has_mask == 2 ? 0 : GMF_PER_DATASET;
 }
 
-NSVQMaskBand::NSVQMaskBand(NSVQDataset *poDSIn)
+NSVQMaskBand::NSVQMaskBand(NSVQDataset *poDSIn, int iMask) : m_iMask(iMask)
 {
     poDS = poDSIn;
     nBand = 0;
@@ -748,12 +1146,28 @@ NSVQMaskBand::NSVQMaskBand(NSVQDataset *poDSIn)
 
 CPLErr NSVQMaskBand::IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage)
 {
+    NSVQDataset *poOwner = static_cast<NSVQDataset *>(poDS);
     const int nX = nBlockXOff * nBlockXSize, nY = nBlockYOff * nBlockYSize;
-    nsvq_window sWindow = MakeWindow(nX, nY, std::min(nBlockXSize, nRasterXSize - nX),
-                                     std::min(nBlockYSize, nRasterYSize - nY));
-    sWindow.pixels = static_cast<uint8_t *>(pImage);
+    const uint32_t nMask = static_cast<uint32_t>(m_iMask);
+    nsvq_window sWindow =
+        poOwner->MakeWindow(nX, nY, std::min(nBlockXSize, nRasterXSize - nX),
+                            std::min(nBlockYSize, nRasterYSize - nY));
+    sWindow.n_bands = 1;
+    sWindow.bands = &nMask;
+    sWindow.pixels = pImage;
     sWindow.row_stride = nBlockXSize;
     memset(pImage, 0, static_cast<size_t>(nBlockXSize) * nBlockYSize);
-    return static_cast<NSVQDataset *>(poDS)->ReadPixels(sWindow, true, false) ? CE_None
-                                                                              : CE_Failure;
+    return poOwner->ReadPixels(sWindow, true, false) ? CE_None : CE_Failure;
+}
+
+int NSVQMaskBand::GetOverviewCount()
+{
+    return static_cast<NSVQDataset *>(poDS)->GetLevelCount();
+}
+
+GDALRasterBand *NSVQMaskBand::GetOverview(int iLevel)
+{
+    NSVQDataset *poOwner = static_cast<NSVQDataset *>(poDS);
+    if (iLevel < 0 || iLevel >= poOwner->GetLevelCount()) return nullptr;
+    return poOwner->GetLevel(poOwner->m_nLevel + 1 + iLevel)->m_apoMasks[m_iMask].get();
 }

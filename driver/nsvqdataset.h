@@ -4,6 +4,7 @@
 
 #include "gdal_compat.h"
 #include "gdal_pam.h"
+#include "gdal_rat.h"
 #include "ogr_spatialref.h"
 
 #include <memory>
@@ -23,6 +24,25 @@ bool NSVQGetNumThreads(CSLConstList papszOptions, int &nThreads);
 /* Whether a metadata domain describes one file or driver, not what the raster shows: such domains
  * are neither written nor believed. */
 bool NSVQIsOwnDomain(const char *pszDomain);
+
+/* The type of GDAL's that holds samples of eType; GDT_Unknown for what is no type. */
+GDALDataType NSVQToGDALType(nsvq_type eType);
+
+/* The type that holds what a band has, and the one to read it as: wider where there is none of the
+ * same width. 0: none. */
+nsvq_type NSVQFromGDALBand(GDALRasterBand *poBand);
+
+/* ---- nsvqcreate.cpp, nsvqwrite.cpp ---- */
+
+/* Whether CreateCopy() would take the name and the options; else a CPLError says why not. */
+bool NSVQCheckOptions(const char *pszFilename, CSLConstList papszOptions);
+/* A name that no other writer has: beside the target, or local where the target's place takes bytes in
+ * one sequence only. */
+std::string NSVQGetTemporaryName(const char *pszFilename);
+/* A file and what GDAL may have put beside it, where they exist. */
+void NSVQDeleteTemporary(const std::string &osName);
+GDALDataset *NSVQCreate(const char *pszFilename, int nXSize, int nYSize, int nBands,
+                        GDALDataType eType, NSVQ_CSL papszOptions);
 
 /* ---- vsisource.cpp ---- */
 
@@ -77,6 +97,7 @@ class NSVQMaskBand;
 
 struct NSVQGroup { // bands nFirst .. nFirst + nCount - 1, from 0, are coded together
     nsvq_coding eCoding;
+    nsvq_type eType;
     int nFirst;
     int nCount;
 };
@@ -125,8 +146,14 @@ class NSVQDataset final : public GDALPamDataset
     const GDAL_GCP *GetGCPs() override;
     const OGRSpatialReference *GetGCPSpatialRef() const override;
     const char *GetMetadataItem(const char *pszName, const char *pszDomain = "") override;
+    CPLErr SetSpatialRef(const OGRSpatialReference *poSRS) override;
+    CPLErr SetGCPs(int nCount, const GDAL_GCP *pasGCPs, const OGRSpatialReference *poSRS) override;
+    CPLErr CreateMaskBand(int nFlags) override;
 
   protected:
+    CPLErr IBuildOverviews(const char *pszResampling, int nOverviews, NSVQ_INT_LIST panOverviews,
+                           int nListBands, NSVQ_INT_LIST panBands, GDALProgressFunc pfnProgress,
+                           void *pProgressData, CSLConstList papszOptions) override;
     CPLErr IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize, void *pData,
                      int nBufXSize, int nBufYSize, GDALDataType eBufType, int nBandCount,
                      BANDMAP_TYPE panBandMap, GSpacing nPixelSpace, GSpacing nLineSpace,
@@ -143,19 +170,27 @@ class NSVQDataset final : public GDALPamDataset
     };
 
     bool OpenFile(GDALOpenInfo *poOpenInfo, const nsvq_model *psModel);
+    NSVQDataset *GetLevel(int nLevel);
+    int GetLevelCount() const
+    {
+        return m_bHideLevels ? 0 : static_cast<int>(m_sInfo.n_levels) - 1 - m_nLevel;
+    }
+    GDALRasterBand *GetMaskOf(int nBand);
+    nsvq_window MakeWindow(int nX, int nY, int nW, int nH) const;
     void LoadGroups();
     void LoadMetadata();
     void LoadRecord(const nsvq_meta &sMeta);
     void LoadDomain(GDALMajorObject *poObject, const char *pszText, size_t nSize);
-    void LoadGCPs(const std::string &osText);
+    void LoadGCPs(const nsvq_meta &sMeta);
     void SetStructureMetadata();
 
     nsvq_decoder *GetDecoder();
     bool ReadPixels(const nsvq_window &sWindow, bool bMask, bool bQuiet);
     CPLErr ReadBlocks(int iGroup, int nBY, int nBX0, int nBX1, bool bQuiet, int nOwnBand,
                       void *pOwnBlock);
+    GDALDataType GetTypeOf(int nBandCount, const int *panBandMap);
     bool IsDirect(const Window &oWin, int nBandCount, const int *panBandMap,
-                  GDALDataType eBufType) const;
+                  GDALDataType eBufType);
     CPLErr ReadDirect(const Window &oWin, int nBandCount, const int *panBandMap,
                       const Buffer &oBuffer, GDALRasterIOExtraArg *psExtraArg);
     void Prefetch(const Window &oWin, int nBandCount, const int *panBandMap);
@@ -164,17 +199,21 @@ class NSVQDataset final : public GDALPamDataset
     std::unique_ptr<nsvq_file, NSVQFileReleaser> m_psFile{};
     std::unique_ptr<nsvq_decoder, NSVQDecoderReleaser> m_psDecoder{}; // made by the first read
     nsvq_info m_sInfo{};
+    int m_nLevel = 0;
+    NSVQDataset *m_poBase = nullptr; // of an overview: the full resolution, which owns it
+    std::vector<std::unique_ptr<NSVQDataset>> m_apoLevels{}; // made when asked for; [0] is empty
+    bool m_bHideLevels = false;      // while and since external overviews are built
     int m_nThreads = 1;
     std::vector<NSVQGroup> m_aoGroups{};
 
     OGRSpatialReference m_oSRS{};
     OGRSpatialReference m_oGCPSRS{};
-    std::vector<int> m_anAxes{};
-    double m_dfEpoch = 0;
+    std::vector<int> m_anAxes{}, m_anGCPAxes{};
+    double m_dfEpoch = 0, m_dfGCPEpoch = 0;
     bool m_bGeoTransform = false;
     double m_adfGeoTransform[6] = {0, 1, 0, 0, 0, 1};
     std::vector<GDAL_GCP> m_asGCPs{};
-    std::unique_ptr<NSVQMaskBand> m_poMaskBand{}; // when the file stores a mask
+    std::vector<std::unique_ptr<NSVQMaskBand>> m_apoMasks{}; // none, the dataset's, or each band's
 };
 
 class NSVQBand final : public GDALPamRasterBand
@@ -190,6 +229,9 @@ class NSVQBand final : public GDALPamRasterBand
                      GSpacing nLineSpace, GDALRasterIOExtraArg *psExtraArg) override;
     GDALColorInterp GetColorInterpretation() override;
     double GetNoDataValue(int *pbSuccess = nullptr) override;
+    int64_t GetNoDataValueAsInt64(int *pbSuccess = nullptr) override;
+    uint64_t GetNoDataValueAsUInt64(int *pbSuccess = nullptr) override;
+    CPLErr DeleteNoDataValue() override;
     double GetScale(int *pbSuccess = nullptr) override;
     double GetOffset(int *pbSuccess = nullptr) override;
     CPLErr SetScale(double dfScale) override;
@@ -198,30 +240,52 @@ class NSVQBand final : public GDALPamRasterBand
     char **GetCategoryNames() override;
     GDALRasterBand *GetMaskBand() override;
     int GetMaskFlags() override;
+    CPLErr CreateMaskBand(int nFlags) override;
+    GDALColorTable *GetColorTable() override;
+    GDALRasterAttributeTable *GetDefaultRAT() override;
+    // An edit that would take away what the file holds has no effect, so it fails.
+    CPLErr SetColorInterpretation(GDALColorInterp eInterp) override;
+    CPLErr SetUnitType(const char *pszUnit) override;
+    CPLErr SetCategoryNames(char **papszNames) override;
+    CPLErr SetColorTable(GDALColorTable *poTable) override;
+    CPLErr SetDefaultRAT(const GDALRasterAttributeTable *poTable) override;
+    int GetOverviewCount() override;
+    GDALRasterBand *GetOverview(int iLevel) override;
 
   private:
     NSVQDataset *Owner() const
     {
         return static_cast<NSVQDataset *>(poDS);
     }
+    // Of an overview's band: that of the full resolution, which knows all but the pixels.
+    NSVQBand *Base() const;
 
     int m_iGroup;
     GDALColorInterp m_eColorInterp = GCI_Undefined;
     bool m_bHasNoData = false, m_bHasScale = false, m_bHasOffset = false;
     double m_dfNoData = 0, m_dfScale = 1, m_dfOffset = 0;
+    uint64_t m_nNoData = 0; // of the types of 64 bits, whose values doubles do not hold
     std::string m_osUnit{};
     CPLStringList m_aosCategories{};
+    std::unique_ptr<GDALColorTable> m_poColorTable{};
+    std::unique_ptr<GDALDefaultRasterAttributeTable> m_poRAT{};
 };
 
 class NSVQMaskBand final : public GDALRasterBand
 {
   public:
-    explicit NSVQMaskBand(NSVQDataset *poDS);
+    /* iMask: from 0, of the file's masks */
+    NSVQMaskBand(NSVQDataset *poDS, int iMask);
     CPLErr IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage) override;
+    int GetOverviewCount() override;
+    GDALRasterBand *GetOverview(int iLevel) override;
     bool IsMaskBand() const override
     {
         return true;
     }
+
+  private:
+    int m_iMask;
 };
 
 #endif

@@ -11,12 +11,33 @@ static const char kOpenOptions[] =
     "description='Threads that decode: a number or ALL_CPUS. GDAL_NUM_THREADS when not set'/>"
     "</OpenOptionList>";
 
+static const char kTypes[] = "Byte "
+#if NSVQ_HAVE_INT8
+                             "Int8 "
+#endif
+                             "UInt16 Int16 UInt32 Int32 UInt64 Int64 Float32 Float64 CInt16 CInt32 "
+                             "CFloat32 CFloat64";
+
 static const char kCreationOptions[] =
     "<CreationOptionList>"
-    "  <Option name='QUALITY' type='int' min='1' max='100' default='50' "
-    "description='Quality of the lossy bands: higher is better and larger'/>"
+    "  <Option name='QUALITY' type='float' min='1' max='100' default='50' "
+    "description='Quality of the lossy bands: higher is better and larger, 100 is lossless. Only "
+    "Byte has a lossy coding'/>"
+    "  <Option name='FAMILY' type='string-select' default='AUTO' "
+    "description='Family of the model. AUTO: the one that needs fewer bytes at the quality, VQ at "
+    "the lowest rates'>"
+    "    <Value>AUTO</Value><Value>VQ</Value><Value>HYPER</Value>"
+    "  </Option>"
     "  <Option name='LOSSLESS' type='boolean' default='NO' "
     "description='Whether all bands are coded exactly'/>"
+    "  <Option name='OVERVIEWS' type='string-select' default='AUTO' "
+    "description='Whether the file gets overviews: powers of two, down to one block'>"
+    "    <Value>AUTO</Value><Value>NONE</Value>"
+    "  </Option>"
+    "  <Option name='OVERVIEW_RESAMPLING' type='string-select' default='AVERAGE' "
+    "description='How overviews are computed. Palettes and labels are never averaged: MODE then'>"
+    "    <Value>AVERAGE</Value><Value>NEAREST</Value><Value>MODE</Value>"
+    "  </Option>"
     "  <Option name='MODEL' type='string' "
     "description='Name of a model of the library, or a model file (.nsvqm)'/>"
     "  <Option name='EMBED_MODEL' type='string-select' default='AUTO' "
@@ -65,12 +86,13 @@ void GDALRegister_NSVQ(void)
     poDriver->SetMetadataItem(GDAL_DMD_EXTENSION, "nsvq");
     poDriver->SetMetadataItem(GDAL_DMD_EXTENSIONS, "nsvq");
     poDriver->SetMetadataItem(GDAL_DMD_MIMETYPE, "image/x-nsvq");
-    poDriver->SetMetadataItem(GDAL_DMD_CREATIONDATATYPES, "Byte");
+    poDriver->SetMetadataItem(GDAL_DMD_CREATIONDATATYPES, kTypes);
     poDriver->SetMetadataItem(GDAL_DMD_OPENOPTIONLIST, kOpenOptions);
     poDriver->SetMetadataItem(GDAL_DMD_CREATIONOPTIONLIST, kCreationOptions);
     poDriver->pfnIdentify = NSVQDataset::Identify;
     poDriver->pfnOpen = NSVQDataset::Open;
     poDriver->pfnCreateCopy = NSVQDataset::CreateCopy;
+    poDriver->pfnCreate = NSVQCreate;
     poDriver->pfnDelete = Delete;
     GetGDALDriverManager()->RegisterDriver(poDriver);
 }

@@ -46,15 +46,14 @@ static double now(void)
 
 /* ---- callbacks ---- */
 
-static int read_pixels(void *user, uint32_t x, uint32_t y, uint32_t w, uint32_t h, uint32_t first,
-                       uint32_t n, uint8_t *out)
+static int read_pixels(void *user, const nsvq_pull *w)
 {
     const picture *p = user;
 
-    if (first != 0 || n != 3) return -1;
-    for (uint32_t r = 0; r < h; r++)
-        memcpy(out + (size_t)3 * w * r, p->pixels + 3 * ((size_t)p->w * (y + r) + x),
-               (size_t)3 * w);
+    if (w->first != 0 || w->n != 3 || w->pixel_stride != 3 || w->band_stride != 1) return -1;
+    for (uint32_t r = 0; r < w->h; r++)
+        memcpy((uint8_t *)w->pixels + (ptrdiff_t)r * w->row_stride,
+               p->pixels + 3 * ((size_t)p->w * (w->y + r) + w->x), (size_t)3 * w->w);
     return 0;
 }
 
@@ -292,7 +291,7 @@ static void describe(const char *path, const char *model_path)
         nsvq_info info = {.struct_size = sizeof info};
         nsvq_get_info(f, &info);
         printf("{\"bytes\": %zu, \"block_bytes\": %" PRIu64
-               ", \"embedded\": %s, \"quality\": %" PRIu32 "}\n",
+               ", \"embedded\": %s, \"quality\": %g}\n",
                b.size, sum_blocks(f, &info), info.embedded ? "true" : "false", info.quality);
         nsvq_close(f);
         free(b.data);

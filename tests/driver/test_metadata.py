@@ -133,13 +133,12 @@ def test_gcps(tmp_path, name):
     assert no_sidecar(path)
 
 
-def test_gcps_with_odd_texts_go_beside_the_file(tmp_path):
+def test_gcps_with_odd_texts(tmp_path):
     source = memory(noise(10, 10))
     source.SetGCPs(gcps("a\ttab and a\nline "), CRS["projected"])
-    ds = reopen(copy(tmp_path / "a.nsvq", source, "LOSSLESS=YES"))
-    got, want = read_gcps(ds), read_gcps(source)
-    assert [g[:2] for g in got] == [w[:2] for w in want]
-    assert np.allclose([g[2:] for g in got], [w[2:] for w in want], rtol=1e-11)  # PAM writes 12 digits
+    path = copy(tmp_path / "a.nsvq", source, "LOSSLESS=YES")
+    ds = reopen(path)
+    assert read_gcps(ds) == read_gcps(source) and no_sidecar(path)
     assert ds.GetGCPSpatialRef().IsSame(CRS["projected"])
 
 
@@ -268,6 +267,39 @@ def test_later_edits_go_to_pam_and_win(tmp_path):
     assert ds.GetRasterBand(2).GetNoDataValue() == 7
 
 
+def test_what_the_file_holds_cannot_be_taken_away(tmp_path):
+    source = full_source()
+    source.GetRasterBand(3).SetColorTable(gdal.ColorTable())
+    source.GetRasterBand(2).SetDefaultRAT(gdal.RasterAttributeTable())
+    path = copy(tmp_path / "a.nsvq", source)
+    ds = reopen(path)
+    band = ds.GetRasterBand(2)
+    for edit in [lambda: band.DeleteNoDataValue(), lambda: band.SetUnitType(""), lambda: band.SetCategoryNames([]),
+                 lambda: band.SetColorInterpretation(gdal.GCI_Undefined), lambda: ds.SetSpatialRef(None),
+                 lambda: ds.GetRasterBand(3).SetColorTable(None)]:
+        with errors() as found:
+            assert edit() != 0
+        assert failures(found) == [gdal.CPLE_NotSupported]
+    band = ds = None
+    assert no_sidecar(path)
+
+
+def test_masks_and_read_only_files(tmp_path):
+    path = copy(tmp_path / "a.nsvq", memory(picture(40, 30)))
+    ds = reopen(path)
+    assert ds.CreateMaskBand(gdal.GMF_PER_DATASET) == 0  # beside the file
+    ds.GetRasterBand(1).GetMaskBand().WriteArray(noise(40, 30)[0] // 128 * 255)
+    ds = None
+    ds = reopen(path)
+    assert ds.GetRasterBand(2).GetMaskFlags() == gdal.GMF_PER_DATASET
+    assert np.array_equal(ds.GetRasterBand(2).GetMaskBand().ReadAsArray(), noise(40, 30)[0] // 128 * 255)
+    inside = copy(tmp_path / "b.nsvq", ds)
+    ds = reopen(inside)
+    with errors() as found:
+        assert ds.CreateMaskBand(gdal.GMF_PER_DATASET) != 0 and ds.GetRasterBand(1).CreateMaskBand(0) != 0
+    assert failures(found) == [gdal.CPLE_NotSupported] * 2 and no_sidecar(inside)
+
+
 def test_structure(tmp_path):
     source = memory(picture(40, 40, 4), alpha=True)
     ds = reopen(copy(tmp_path / "a.nsvq", source, "QUALITY=37"))
@@ -297,14 +329,14 @@ def test_driver_description():
     driver = gdal.GetDriverByName("NSVQ")
     items = driver.GetMetadata()
     assert items["DMD_EXTENSION"] == items["DMD_EXTENSIONS"] == "nsvq"
-    assert items["DMD_CREATIONDATATYPES"] == "Byte"
+    types = set(items["DMD_CREATIONDATATYPES"].split()) - {"Int8"}
+    assert types == {gdal.GetDataTypeName(t) for t in range(1, 14) if gdal.GetDataTypeName(t)}
     assert items["DMD_MIMETYPE"] == "image/x-nsvq"
-    for capability in ["DCAP_OPEN", "DCAP_CREATECOPY", "DCAP_VIRTUALIO", "DCAP_RASTER", "DCAP_COORDINATE_EPOCH"]:
+    for capability in ["DCAP_OPEN", "DCAP_CREATECOPY", "DCAP_CREATE", "DCAP_VIRTUALIO", "DCAP_RASTER", "DCAP_COORDINATE_EPOCH"]:
         assert items[capability] == "YES"
-    assert "DCAP_CREATE" not in items
     from xml.etree import ElementTree
     names = {o.get("name") for o in ElementTree.fromstring(items["DMD_CREATIONOPTIONLIST"])}
-    assert names == {"QUALITY", "MODEL", "EMBED_MODEL", "LOSSLESS", "NUM_THREADS"}
+    assert names == {"QUALITY", "MODEL", "EMBED_MODEL", "LOSSLESS", "NUM_THREADS", "OVERVIEWS", "OVERVIEW_RESAMPLING"}
     assert [o.get("name") for o in ElementTree.fromstring(items["DMD_OPENOPTIONLIST"])] == ["NUM_THREADS"]
 
 

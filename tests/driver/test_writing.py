@@ -65,27 +65,6 @@ def test_odd_thread_setting_of_the_environment_does_not_stop_a_read(vsimem):
         gdal.SetConfigOption("GDAL_NUM_THREADS", None)
 
 
-@pytest.mark.parametrize("kind", [gdal.GDT_UInt16, gdal.GDT_Int16, gdal.GDT_UInt32, gdal.GDT_Int32, gdal.GDT_Float32,
-                                  gdal.GDT_Float64, gdal.GDT_CInt16, gdal.GDT_CFloat64])
-@pytest.mark.parametrize("strict", [True, False])
-def test_other_types_are_refused(tmp_path, kind, strict):
-    source = gdal.GetDriverByName("MEM").Create("", 20, 20, 2, kind)
-    assert fails(tmp_path / "a.nsvq", source, strict=strict) == [gdal.CPLE_NotSupported]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_mixed_types_are_refused(tmp_path):
-    source = memory(noise(20, 20))
-    source.AddBand(gdal.GDT_UInt16)
-    assert fails(tmp_path / "a.nsvq", source) == [gdal.CPLE_NotSupported]
-
-
-def test_signed_bytes_are_refused(tmp_path):
-    source = memory(noise(20, 20))
-    source.GetRasterBand(1).SetMetadataItem("PIXELTYPE", "SIGNEDBYTE", "IMAGE_STRUCTURE")
-    assert fails(tmp_path / "a.nsvq", source) == [gdal.CPLE_NotSupported]
-
-
 def test_no_bands_is_refused(tmp_path):
     source = gdal.GetDriverByName("MEM").Create("", 20, 20, 0)
     assert fails(tmp_path / "a.nsvq", source) == [gdal.CPLE_NotSupported]

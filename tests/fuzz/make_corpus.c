@@ -73,7 +73,7 @@ static picture everything(void)
 {
     picture p = flat(600, 20, 5);
 
-    for (uint32_t b = 0; b < 3; b++) p.bands[b] = (nsvq_band){0, 1, 0};
+    for (uint32_t b = 0; b < 3; b++) p.bands[b] = (nsvq_band){.has_nodata = 1, .nodata = 0};
     p.bands[4].exact = 1;
     p.has_mask = true;
     picture_fill(&p, 0, 0, 3, 3, 100, 9);
@@ -85,8 +85,8 @@ static picture nodata(void)
 {
     picture p = flat(520, 520, 2);
 
-    p.bands[0] = (nsvq_band){1, 1, 0};
-    p.bands[1] = (nsvq_band){0, 1, 20};
+    p.bands[0] = (nsvq_band){.exact = 1, .has_nodata = 1, .nodata = 0};
+    p.bands[1] = (nsvq_band){.has_nodata = 1, .nodata = 20};
     return p;
 }
 

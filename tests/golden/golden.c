@@ -1,9 +1,9 @@
 /* golden.c - streams that every later version decodes to the same.
  *   golden check FOLDER          every *.nsvq holds what its .crc32 says, on each kernel table
- *   golden make FOLDER           adds those streams of the shipped default model that are not there yet
- *   golden make FOLDER tiny      the same of a random test model, which each file then embeds
- * A .crc32 holds one line: width height bands quality, then CRC-32 of the samples (pixel-interleaved), of
- * the mask (255 where none is stored) and of the metadata. */
+ *   golden make FOLDER           adds those streams of the shipped models that are not there yet
+ *   golden make FOLDER tiny      the same of random test models of each family, which each file then embeds
+ * A .crc32 holds one line: width height bands quality, then CRC-32 of the samples (pixel-interleaved,
+ * level after level), of the masks (255 where none is stored) and of the metadata. */
 #include <dirent.h>
 #include <stdio.h>
 #include <sys/wait.h>
@@ -60,18 +60,30 @@ static nsvq_status describe(blob *b, char line[LINE], nsvq_error *err)
     if (st != NSVQ_OK) return st;
     nsvq_get_info(f, &info);
     size_t n = (size_t)info.width * info.height;
-    uint8_t *px = malloc(n * info.n_bands), *mask = malloc(n);
+    uint8_t *px = malloc(n * info.n_bands);
+    nsvq_decoder *d = NULL;
+    uLong pixels = crc32(0, NULL, 0), masks = pixels;
     assert_non_null(px);
-    assert_non_null(mask);
-    st = read_window(f, 2, 0, 0, info.width, info.height, px, err);
-    if (st == NSVQ_OK) st = read_mask_window(f, 0, 0, info.width, info.height, mask, err);
+    st = nsvq_decoder_create(&d, f, 2, err);
+    for (uint32_t l = 0; l < info.n_levels && st == NSVQ_OK; l++) {
+        uint32_t w = ((info.width - 1) >> l) + 1, h = ((info.height - 1) >> l) + 1;
+        uint32_t n_masks = info.has_mask == 2 ? info.n_bands : 1;
+        nsvq_window win = {.struct_size = sizeof win, .level = l, .w = w, .h = h, .n_bands = info.n_bands,
+                           .pixels = px, .pixel_stride = info.n_bands,
+                           .row_stride = (ptrdiff_t)w * info.n_bands, .band_stride = 1};
+        st = nsvq_read(d, &win, err);
+        pixels = crc32(pixels, px, w * h * info.n_bands);
+        win.pixel_stride = n_masks;
+        win.row_stride = (ptrdiff_t)w * n_masks;
+        if (st == NSVQ_OK) st = nsvq_read_mask(d, &win, err);
+        masks = crc32(masks, px, w * h * n_masks);
+    }
     if (st == NSVQ_OK)
         snprintf(line, LINE, "%u %u %u %u %08lx %08lx %08x\n", info.width, info.height, info.n_bands,
-                 info.quality, crc32(0, px, (uInt)(n * info.n_bands)), crc32(0, mask, (uInt)n),
-                 crc_of_meta(f));
+                 (unsigned)info.quality, pixels, masks, crc_of_meta(f));
+    nsvq_decoder_destroy(d);
     nsvq_close(f);
     free(px);
-    free(mask);
     return st;
 }
 
@@ -144,6 +156,7 @@ typedef struct maker {
     "PROJCRS[\"ETRS89 / UTM zone 32N\",BASEGEOGCRS[\"ETRS89\",DATUM[\"European Terrestrial Reference " \
     "System 1989\",ELLIPSOID[\"GRS 1980\",6378137,298.257222101,LENGTHUNIT[\"metre\",1]]]],"           \
     "CONVERSION[\"UTM zone 32N\",METHOD[\"Transverse Mercator\"]],ID[\"EPSG\",25832]]"
+#define ZERO "\0\0\0\0\0\0\0\0"
 #define RECORD(tag, band, text) {tag, band, sizeof text - 1, text}
 
 /* A record of every kind, an empty one, one of an unknown tag. */
@@ -157,12 +170,17 @@ static const nsvq_meta meta[] = {
     RECORD(NSVQ_META_DESCRIPTION, 1, "first"),
     RECORD(NSVQ_META_COLOR_INTERP, 1, "Red"),
     RECORD(NSVQ_META_NODATA, 1, "\0\0\0\0\0\0\0\0"),
-    RECORD(NSVQ_META_GCPS, 0, "1\t\t0\t0\t500000\t5900000\t0\n"),
+    RECORD(NSVQ_META_GCPS, 0, "1\0\0" ZERO ZERO "\0\0\0\0\200\204\36A\0\0\0\0\200\204\126A" ZERO),
     RECORD(NSVQ_META_GCP_WKT2, 0, WKT),
     RECORD(NSVQ_META_SCALE, 1, "\0\0\0\0\0\0\360?"),
     RECORD(NSVQ_META_OFFSET, 1, "\0\0\0\0\0\0\0\0"),
     RECORD(NSVQ_META_UNIT, 1, "m"),
     RECORD(NSVQ_META_CATEGORIES, 1, "water\0forest\0"),
+    RECORD(NSVQ_META_PALETTE, 2, "\1\0\0\0\0\0\0\0\0\377\0\200\0\0\0\377\0"),
+    RECORD(NSVQ_META_ATTRIBUTES, 2, "\0\0\1\0\0\0\2\0\0\0Class\0\2\2wood\0water\0"),
+    RECORD(NSVQ_META_BITS, 2, "\7"),
+    RECORD(NSVQ_META_GCP_AXES, 0, "\1\0\0\0\2\0\0\0"),
+    RECORD(NSVQ_META_GCP_EPOCH, 0, "\0\0\0\0\0\224\237@"),
     RECORD(NSVQ_META_DESCRIPTION, 0, ""),
     RECORD(60000, 0, "unknown"),
 };
@@ -210,10 +228,34 @@ static picture exact(uint32_t w, uint32_t h, uint64_t seed)
     return p;
 }
 
+/* Bands of several types, in groups; only the type tells what the bytes of a picture mean. */
+static picture typed(void)
+{
+    picture p = picture_make(540, 30, 8, 15);
+
+    for (uint32_t b = 0; b < 8; b++) p.bands[b].exact = 1;
+    for (uint32_t b = 2; b < 5; b++) p.bands[b].type = NSVQ_TYPE_S8;
+    p.bands[5].has_nodata = 1;
+    p.bands[5].nodata = 7;
+    p.bands[6].resampling = NSVQ_MODE;
+    return p;
+}
+
+/* A mask of each band; levels down to one block. */
+static picture band_masks(void)
+{
+    picture p = picture_make(1030, 550, 2, 16);
+
+    p.bands[0].exact = 1;
+    p.has_mask = 2;
+    picture_punch(&p, 2, 0);
+    return p;
+}
+
 static picture with_nodata(picture p, uint8_t nodata)
 {
     for (uint32_t b = 0; b < p.n; b++) {
-        p.bands[b] = (nsvq_band){0, 1, nodata};
+        p.bands[b] = (nsvq_band){.has_nodata = 1, .nodata = nodata};
         picture_punch(&p, b, nodata);
     }
     return p;
@@ -224,7 +266,7 @@ static picture five_bands(void)
 {
     picture p = picture_make(90, 70, 5, 8);
 
-    p.bands[3] = (nsvq_band){0, 1, 0};
+    p.bands[3] = (nsvq_band){.has_nodata = 1, .nodata = 0};
     picture_punch(&p, 3, 0);
     p.bands[4].exact = 1;
     p.has_mask = true;
@@ -238,7 +280,7 @@ static picture empty_block(void)
     picture p = picture_make(1030, 100, 3, 7);
 
     for (uint32_t b = 0; b < 3; b++) {
-        p.bands[b] = (nsvq_band){0, 1, 9};
+        p.bands[b] = (nsvq_band){.has_nodata = 1, .nodata = 9};
         picture_fill(&p, b, 9, 512, 0, 512, 100);
     }
     p.has_mask = true;
@@ -275,16 +317,18 @@ static void add_everything(const maker *m)
     add(m, "metadata", picture_make(17, 15, 3, 12), 50);
     add(m, "exact", exact(530, 21, 13), 50);
     add(m, "exact-1x1", exact(1, 1, 14), 50);
+    add(m, "types", typed(), 50);
+    add(m, "band-masks", band_masks(), 50);
 }
 
-static nsvq_model *tiny_model(void)
+static nsvq_model *random_model(testmodel_shape shape)
 {
     nsvq_model_desc desc;
     nsvq_model *m;
     nsvq_error err;
     size_t size;
 
-    assert_true(testmodel_make(&desc, TESTMODEL_TINY, 1));
+    assert_true(testmodel_make(&desc, shape, 1));
     uint8_t *bytes = nsvq_model_store(&desc, NSVQ_STORE_ANALYSIS, &size);
     nsvq_model_free(&desc);
     assert_non_null(bytes);
@@ -295,19 +339,29 @@ static nsvq_model *tiny_model(void)
 
 static void make_shipped(void **state)
 {
-    maker m = {*state, nsvq_model_shipped_name(0), {.struct_size = sizeof m.opt}};
-
-    add_any_model(&m);
+    for (int i = 0; nsvq_model_shipped_name(i); i++) {
+        maker m = {*state, nsvq_model_shipped_name(i), {.struct_size = sizeof m.opt}};
+        nsvq_model *model;
+        nsvq_error err;
+        assert_ok(nsvq_model_shipped(&model, m.prefix, &err), err);
+        m.opt.model = model;
+        add_any_model(&m);
+        nsvq_model_release(model);
+    }
 }
 
 static void make_tiny(void **state)
 {
-    nsvq_model *model = tiny_model();
-    maker m = {*state, "tiny", {.struct_size = sizeof m.opt, .model = model, .embed = 1}};
+    static const struct { const char *prefix; testmodel_shape shape; } of[] = {
+        {"tiny", TESTMODEL_TINY}, {"hyper8", TESTMODEL_HYPER8}, {"hyper16", TESTMODEL_HYPER16}};
 
-    add_any_model(&m);
-    add_everything(&m);
-    nsvq_model_release(model);
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
+        nsvq_model *model = random_model(of[i].shape);
+        maker m = {*state, of[i].prefix, {.struct_size = sizeof m.opt, .model = model, .embed = 1}};
+        add_any_model(&m);
+        if (i == 0) add_everything(&m);
+        nsvq_model_release(model);
+    }
 }
 
 int main(int argc, char **argv)

@@ -19,7 +19,7 @@ static blob small_file(picture *p)
     nsvq_error err;
 
     *p = picture_make(530, 20, 4, 1);
-    for (uint32_t i = 0; i < 3; i++) p->bands[i] = (nsvq_band){0, 1, 0};
+    for (uint32_t i = 0; i < 3; i++) p->bands[i] = (nsvq_band){.has_nodata = 1, .nodata = 0};
     p->bands[3].exact = 1;
     p->has_mask = true;
     picture_punch(p, 1, 0);
@@ -215,7 +215,7 @@ static void mask_damage(void **state)
 
     assert_non_null(px);
     for (uint32_t i = 0; i < 3; i++) {
-        p.bands[i] = (nsvq_band){0, 1, 0};
+        p.bands[i] = (nsvq_band){.has_nodata = 1, .nodata = 0};
         picture_fill(&p, i, 0, 1024, 0, p.w - 1024, p.h);
     }
     picture_punch(&p, 0, 0);
@@ -253,15 +253,17 @@ static void index_damage(void **state)
     p.bands[0].exact = 1;
     blob b = encode(&p, 1, 2);
     nsvq_file *f = open_blob(&b);
-    uint64_t at = index_page_offset(&f->h, 1) + 40;
-    assert_int_equal(f->n_pages, 2);
+    uint32_t n;
+    uint64_t second = f->h.levels[0].first_page + 1, at = index_page(&f->h, second, &n) + 40;
+    assert_int_equal(f->h.n_pages, second + 1);
+    assert_int_equal(n, 600 - PAGE_ENTRIES);
     nsvq_close(f);
     b.p[at] ^= 4;
     f = open_blob(&b);
     assert_ok(read_window(f, 1, 0, 0, 512 * 512, 1, px, &err), err);
     assert_memory_equal(px, p.px, 512 * 512);
     assert_int_equal(read_window(f, 1, 512 * 512, 0, 1, 1, px, &err), NSVQ_E_CORRUPT);
-    assert_non_null(strstr(err.text, "index page 1"));
+    assert_non_null(strstr(err.text, "index page 11"));
     b.p[at] ^= 4; // whoever damaged it repairs it: nothing remembers the failure
     assert_ok(read_window(f, 1, 512 * 512, 0, 1, 1, px, &err), err);
     nsvq_close(f);
@@ -272,25 +274,26 @@ static void index_damage(void **state)
 
 /* ---- absurd headers, with checksums that fit ---- */
 
-/* A file of `size` bytes with the given header behind its prefix, rightly sealed. */
+/* A file of `size` bytes with the given header behind its prefix and size, rightly sealed. */
 static blob sealed(const wr *head, size_t size)
 {
     static const uint8_t prefix[] = {0x8e, 'N', 'S', 'V', 'Q', '\r', '\n', 0x1a, 1, 0};
-    size_t header_bytes = PREFIX_BYTES + head->size;
+    size_t header_bytes = PREFIX_BYTES + 8 + head->size + SEAL_BYTES;
     blob b = {.p = calloc(1, size), .size = size};
+    wr whole = {.p = b.p, .size = header_bytes};
 
     assert_non_null(b.p);
-    assert_true(size >= header_bytes + FOOTER_BYTES);
+    assert_true(size >= header_bytes);
     memcpy(b.p, prefix, sizeof prefix);
     put_le(b.p + sizeof prefix, header_bytes, 2);
-    memcpy(b.p + PREFIX_BYTES, head->p, head->size);
-    header_seal(b.p + size - FOOTER_BYTES, b.p, header_bytes, size);
+    memcpy(b.p + PREFIX_BYTES + 8, head->p, head->size);
+    header_seal(&whole, size);
     return b;
 }
 
 typedef struct absurd {
     uint64_t width, height;
-    int bits, log2_block, n_levels;
+    int log2_block, n_levels;
     uint8_t runs[40];
     int n_runs, run_bytes; /* runs as bytes */
     uint8_t tail[40];      /* model, sections */
@@ -300,49 +303,65 @@ typedef struct absurd {
 
 static const absurd absurds[] = {
     // no pixels, too many pixels, an index larger than the file
-    {0, 9, 8, 9, 1, {3, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    {9, 0, 8, 9, 1, {3, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    {UINT64_C(1) << 31, 9, 8, 9, 1, {3, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    {UINT64_MAX, 9, 8, 9, 1, {3, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    {MAX_DIMENSION, MAX_DIMENSION, 8, 9, 1, {3, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    {100000, 10000, 8, 9, 1, {3, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    {MAX_DIMENSION, MAX_DIMENSION, 8, 9, 1, {3, 0x80, 0x80, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {0, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 0, 9, 1, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {UINT64_C(1) << 31, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {UINT64_MAX, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {MAX_DIMENSION, MAX_DIMENSION, 9, 1, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {100000, 10000, 9, 1, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {MAX_DIMENSION, MAX_DIMENSION, 9, 1, {3, 1, 1, 0x80, 0x80, 1}, 1, 6, {0}, 1, NSVQ_E_CORRUPT},
     // other types, blocks, levels
-    {9, 9, 16, 9, 1, {3, 1}, 1, 2, {0}, 1, NSVQ_E_UNSUPPORTED},
-    {9, 9, 8, 31, 1, {3, 1}, 1, 2, {0}, 1, NSVQ_E_UNSUPPORTED},
-    {9, 9, 8, 9, 0, {3, 1}, 1, 2, {0}, 1, NSVQ_E_UNSUPPORTED},
-    {9, 9, 8, 9, 255, {3, 1}, 1, 2, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 31, 1, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 0, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 2, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {513, 9, 9, 2, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_OK},
+    {513, 9, 9, 3, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 255, {3, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
     // groups: none, of none, unknown, too many, reserved bits, bands behind the mask, a mask alone
-    {9, 9, 8, 9, 1, {0}, 0, 0, {0}, 1, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 0}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {9, 1}, 1, 2, {0}, 1, NSVQ_E_UNSUPPORTED},
-    {9, 9, 8, 9, 1, {3, 0xff, 0xff, 0xff, 0xff, 15}, 1, 6, {0}, 1, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 0x81, 0x80, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {0x23, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 1, 4, 1, 3, 1}, 3, 6, {0}, 1, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 1, 4, 2}, 2, 4, {0}, 1, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {4, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
-    // model: quality 0, 101, id 0, name too long, not text, cut
-    {9, 9, 8, 9, 1, {1, 1}, 1, 2, {0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 11, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {1, 1}, 1, 2, {101, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 11, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {1, 1}, 1, 2, {50, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 11, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {1, 1}, 1, 2, {50, 1, 0, 0, 0, 0, 0, 0, 0, 200, 0}, 11, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {1, 1}, 1, 2, {50, 1, 0, 0, 0, 0, 0, 0, 0, 1, '\n', 0}, 12, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {1, 1}, 1, 2, {50, 1}, 2, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {1, 1}, 1, 2, {50, 1, 0, 0, 0, 0, 0, 0, 0, 1, 'm', 0}, 12, NSVQ_E_NO_MODEL},
+    {9, 9, 9, 1, {0}, 0, 0, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 0}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {9, 1}, 1, 2, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 1, {3, 1, 1, 0xff, 0xff, 0xff, 0xff, 15}, 1, 8, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 0x81, 0x80, 1}, 1, 6, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {0x23, 1, 1, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 1, 4, 1, 3, 1, 1, 1}, 3, 10, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 1, 4, 2}, 2, 6, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {4, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
+    // masks of bands: one each, too few, of no bands, of a group that is none
+    {9, 9, 9, 1, {3, 1, 2, 1, 0x24, 2}, 2, 6, {0}, 1, NSVQ_OK},
+    {9, 9, 9, 1, {3, 1, 2, 1, 0x24, 1}, 2, 6, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {0x24, 1}, 1, 2, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 2, 1, 0x24, 2, 4, 1}, 3, 8, {0}, 1, NSVQ_E_CORRUPT},
+    // exact groups: no type, an unknown one, reserved bits, an odd complex one, one with nodata, too large
+    {9, 9, 9, 1, {3, 0, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 1, {3, 11, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 1, {3, 0x21, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 1, {3, 0x13, 1, 1}, 1, 4, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 1, {0x13, 0x14, 1, 0, 0, 1}, 1, 6, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 65, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 0, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    // model: qualities asked 15, 1601, of the vq family 101, id 0, name too long, not text, cut
+    {9, 9, 9, 1, {1, 1}, 1, 2, {15, 0, 50, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 13, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1}, 1, 2, {0x41, 6, 50, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 13, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1}, 1, 2, {32, 3, 101, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 13, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1}, 1, 2, {32, 3, 50, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 13, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1}, 1, 2, {32, 3, 50, 1, 0, 0, 0, 0, 0, 0, 0, 200, 0}, 13, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1}, 1, 2, {32, 3, 50, 1, 0, 0, 0, 0, 0, 0, 0, 1, '\n', 0}, 14, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1}, 1, 2, {32, 3, 50, 1}, 4, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1}, 1, 2, {32, 3, 50, 1, 0, 0, 0, 0, 0, 0, 0, 1, 'm', 0}, 14, NSVQ_E_NO_MODEL},
     // sections: too many, cut, past the end, bombs, twice, mandatory and unknown, bytes left over
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2, {65}, 1, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2, {1, 1, 0}, 3, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2, {1, 1, 0xff, 1, 1, 0, 0, 0, 0}, 9, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2,
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {65}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {1, 1, 0}, 3, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {1, 1, 0xff, 1, 1, 0, 0, 0, 0}, 9, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4,
      {2, 5, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 1, 0, 0, 0, 0, 6, 9, 9, 0, 0, 0, 0},
      24, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2, {1, 1, 2, 0xff, 0xff, 0x7f, 0, 0, 0, 0}, 10, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2, {2, 5, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0}, 15, NSVQ_E_CORRUPT},
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2, {1, 0x85, 0, 0, 0, 0, 0, 0}, 8, NSVQ_E_UNSUPPORTED},
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2, {0, 0}, 2, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {1, 1, 2, 0xff, 0xff, 0x7f, 0, 0, 0, 0}, 10, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {2, 5, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0}, 15, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {1, 0x85, 0, 0, 0, 0, 0, 0}, 8, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {0, 0}, 2, NSVQ_E_CORRUPT},
     // fine: an unknown optional section, and one behind the index
-    {9, 9, 8, 9, 1, {3, 1}, 1, 2, {2, 5, 0, 0, 0, 0, 0, 0, 0x46, 9, 3, 0, 0, 0, 0}, 15, NSVQ_OK},
+    {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {2, 5, 0, 0, 0, 0, 0, 0, 0x46, 9, 3, 0, 0, 0, 0}, 15, NSVQ_OK},
 };
 
 static void absurd_headers(void **state)
@@ -355,7 +374,6 @@ static void absurd_headers(void **state)
 
         wr_varint(&head, a->width);
         wr_varint(&head, a->height);
-        wr_le(&head, (uint64_t)a->bits, 1);
         wr_le(&head, (uint64_t)a->log2_block, 1);
         wr_le(&head, (uint64_t)a->n_levels, 1);
         wr_varint(&head, (uint64_t)a->n_runs);
@@ -409,16 +427,16 @@ static nsvq_status one_block(const uint8_t *groups, size_t n_groups_bytes, uint8
     uint8_t px[9 * 9];
     nsvq_file *f;
 
-    wr_bytes(&head, "\x09\x09\x08\x09\x01", 5);
+    wr_bytes(&head, "\x09\x09\x09\x01", 4);
     wr_bytes(&head, groups, n_groups_bytes);
     wr_le(&head, 0, 1);
     wr_le(&record, flags, 1);
     wr_le(&record, checksum(checksum(0, &flags, 1), layer, n), 4);
     wr_bytes(&record, layer, n);
-    size_t index = PREFIX_BYTES + head.size;
+    size_t index = PREFIX_BYTES + 8 + head.size + SEAL_BYTES;
     size_t n_entries = groups[0] == 2 ? 2 : 1;
     size_t blocks = index + (size_t)index_bytes(n_entries);
-    blob b = sealed(&head, blocks + n_entries * record.size + FOOTER_BYTES);
+    blob b = sealed(&head, blocks + n_entries * record.size);
     put_le(b.p + index, blocks, 8);
     for (size_t i = 0; i < n_entries; i++) {
         put_le(b.p + index + 8 + 4 * i, record.size, 4);
@@ -439,41 +457,42 @@ static nsvq_status one_block(const uint8_t *groups, size_t n_groups_bytes, uint8
 
 static void hostile_blocks(void **state)
 {
-    static const uint8_t exact[] = {1, 3, 1}, mask[] = {2, 3, 1, 4, 1};
-    uint8_t rows[9 * 10] = {0}, bits[18] = {0};
+    static const uint8_t exact[] = {1, 3, 1, 1, 1}, mask[] = {2, 3, 1, 1, 1, 4, 1};
+    static const uint8_t constant[] = {0, 7};
+    uint8_t rows[9 * 9] = {0}, bits[18] = {0};
     nsvq_error err;
     wr layer = {0};
 
-    // a constant; nothing; wrong flags; no deflate stream
-    assert_ok(one_block(exact, 3, PART_EXACT, rows, 1, &err), err);
-    assert_int_equal(one_block(exact, 3, PART_EXACT, rows, 0, &err), NSVQ_E_CORRUPT);
-    assert_int_equal(one_block(exact, 3, PART_BASE, rows, 1, &err), NSVQ_E_CORRUPT);
-    assert_int_equal(one_block(exact, 3, PART_EXACT | 8, rows, 1, &err), NSVQ_E_CORRUPT);
-    assert_int_equal(one_block(exact, 3, PART_EXACT, (const uint8_t *)"\xff\xff", 2, &err), NSVQ_E_CORRUPT);
-    // rows: right; one too few; one too many; an unknown filter; bytes behind the stream
-    wr_deflate(&layer, rows, 90, false);
-    assert_ok(one_block(exact, 3, PART_EXACT, layer.p, layer.size, &err), err);
+    // a constant; nothing; too long; wrong flags; an unknown kind; no deflate stream
+    assert_ok(one_block(exact, 5, PART_EXACT, constant, 2, &err), err);
+    assert_int_equal(one_block(exact, 5, PART_EXACT, constant, 0, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(exact, 5, PART_EXACT, constant, 1, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(exact, 5, PART_EXACT, rows, 3, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(exact, 5, PART_BASE, constant, 2, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(exact, 5, PART_EXACT | 8, constant, 2, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(exact, 5, PART_EXACT, (const uint8_t *)"\2\0", 2, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(exact, 5, PART_EXACT, (const uint8_t *)"\1\xff\xff", 3, &err), NSVQ_E_CORRUPT);
+    // planes: right; bytes behind the stream; one too few
+    wr_le(&layer, 1, 1);
+    wr_deflate(&layer, rows, 81, false);
+    assert_ok(one_block(exact, 5, PART_EXACT, layer.p, layer.size, &err), err);
     wr_le(&layer, 0, 1);
-    assert_int_equal(one_block(exact, 3, PART_EXACT, layer.p, layer.size, &err), NSVQ_E_CORRUPT);
-    layer.size = 0;
+    assert_int_equal(one_block(exact, 5, PART_EXACT, layer.p, layer.size, &err), NSVQ_E_CORRUPT);
+    layer.size = 1;
     wr_deflate(&layer, rows, 80, false);
-    assert_int_equal(one_block(exact, 3, PART_EXACT, layer.p, layer.size, &err), NSVQ_E_CORRUPT);
-    rows[80] = 4;
-    layer.size = 0;
-    wr_deflate(&layer, rows, 90, false);
-    assert_int_equal(one_block(exact, 3, PART_EXACT, layer.p, layer.size, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(exact, 5, PART_EXACT, layer.p, layer.size, &err), NSVQ_E_CORRUPT);
     // masks: all, kinds of bands that are not there, same as none, bytes behind, padding bits
-    assert_ok(one_block(mask, 5, PART_MASK, (const uint8_t *)"\x01", 1, &err), err);
-    assert_int_equal(one_block(mask, 5, PART_MASK, (const uint8_t *)"\x04", 1, &err), NSVQ_E_CORRUPT);
-    assert_int_equal(one_block(mask, 5, PART_MASK, (const uint8_t *)"\x03", 1, &err), NSVQ_E_CORRUPT);
-    assert_int_equal(one_block(mask, 5, PART_MASK, (const uint8_t *)"\x01\x00", 2, &err), NSVQ_E_CORRUPT);
-    assert_int_equal(one_block(mask, 5, PART_MASK, (const uint8_t *)"\x02", 1, &err), NSVQ_E_CORRUPT);
+    assert_ok(one_block(mask, 7, PART_MASK, (const uint8_t *)"\x01", 1, &err), err);
+    assert_int_equal(one_block(mask, 7, PART_MASK, (const uint8_t *)"\x04", 1, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(mask, 7, PART_MASK, (const uint8_t *)"\x03", 1, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(mask, 7, PART_MASK, (const uint8_t *)"\x01\x00", 2, &err), NSVQ_E_CORRUPT);
+    assert_int_equal(one_block(mask, 7, PART_MASK, (const uint8_t *)"\x02", 1, &err), NSVQ_E_CORRUPT);
     for (int padding = 0; padding < 2; padding++) {
         bits[1] = padding ? 0x40 : 0x80;
         layer.size = 0;
         wr_le(&layer, 2, 1);
         wr_deflate(&layer, bits, sizeof bits, false);
-        nsvq_status st = one_block(mask, 5, PART_MASK, layer.p, layer.size, &err);
+        nsvq_status st = one_block(mask, 7, PART_MASK, layer.p, layer.size, &err);
         assert_int_equal(st, padding ? NSVQ_E_CORRUPT : NSVQ_OK);
     }
     wr_free(&layer);

@@ -93,24 +93,28 @@ void picture_punch(picture *p, uint32_t b, uint8_t value)
         }
 }
 
-static int picture_read(void *user, uint32_t x, uint32_t y, uint32_t w, uint32_t h, uint32_t first,
-                        uint32_t n, uint8_t *pixels)
+static int picture_read(void *user, const nsvq_pull *w)
 {
     picture *p = user;
 
     if (++p->n_reads == p->fail_read) return -1;
-    assert_true(w && h && n && w <= p->w - x && h <= p->h - y && n <= p->n - first);
-    for (uint32_t r = y; r < y + h; r++)
-        for (uint32_t c = x; c < x + w; c++, pixels += n) memcpy(pixels, picture_at(p, c, r, first), n);
+    assert_true(w->w && w->h && w->n && w->w <= p->w - w->x && w->h <= p->h - w->y && w->n <= p->n - w->first);
+    for (uint32_t b = 0; b < w->n; b++)
+        for (uint32_t r = 0; r < w->h; r++)
+            for (uint32_t c = 0; c < w->w; c++)
+                ((uint8_t *)w->pixels)[b * w->band_stride + r * w->row_stride + c * w->pixel_stride] =
+                    *picture_at(p, w->x + c, w->y + r, w->first + b);
     return 0;
 }
 
-static int picture_read_mask(void *user, uint32_t x, uint32_t y, uint32_t w, uint32_t h, uint8_t *mask)
+static int picture_read_mask(void *user, const nsvq_pull *w)
 {
     picture *p = user;
 
     if (++p->n_reads == p->fail_read) return -1;
-    for (uint32_t r = y; r < y + h; r++, mask += w) memcpy(mask, p->mask + (size_t)r * p->w + x, w);
+    assert_int_equal(w->pixel_stride, 1);
+    for (uint32_t r = 0; r < w->h; r++)
+        memcpy((uint8_t *)w->pixels + r * w->row_stride, p->mask + (size_t)(w->y + r) * p->w + w->x, w->w);
     return 0;
 }
 

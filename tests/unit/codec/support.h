@@ -28,7 +28,7 @@ void blob_free(blob *b);
 typedef struct picture {
     uint32_t w, h, n;
     nsvq_band bands[32];
-    bool has_mask;
+    uint8_t has_mask; /* as nsvq_raster's; of the bands: the same for each */
     uint8_t *px;   /* [h][w][n] */
     uint8_t *mask; /* [h][w] */
     int n_reads, fail_read; /* as blob's */

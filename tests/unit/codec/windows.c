@@ -11,7 +11,7 @@ static picture mixed_picture(uint32_t w, uint32_t h)
 {
     picture p = picture_make(w, h, 5, 42);
 
-    for (uint32_t b = 0; b < 3; b++) p.bands[b] = (nsvq_band){0, 1, 0};
+    for (uint32_t b = 0; b < 3; b++) p.bands[b] = (nsvq_band){.has_nodata = 1, .nodata = 0};
     p.bands[4].exact = 1;
     picture_punch(&p, 0, 0);
     picture_punch(&p, 2, 0);

@@ -1,0 +1,176 @@
+/* nsvqwrite.cpp - Create(): a dataset to be written piece by piece, as QGIS, rasterio and gdalwarp do.
+ *
+ * Pixels go to a temporary GeoTIFF, all else stays in memory (PAM that is never saved). Closing copies
+ * both to the file of the asked name, which does not exist before, and never does when that fails. */
+#include "nsvqdataset.h"
+
+namespace
+{
+
+class WriteBand final : public GDALPamRasterBand
+{
+  public:
+    WriteBand(GDALDataset *poDSIn, GDALRasterBand *poTemporary);
+
+    CPLErr IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage) override
+    {
+        return m_poTemporary->ReadBlock(nBlockXOff, nBlockYOff, pImage);
+    }
+    CPLErr IWriteBlock(int nBlockXOff, int nBlockYOff, void *pImage) override
+    {
+        return m_poTemporary->WriteBlock(nBlockXOff, nBlockYOff, pImage);
+    }
+    CPLErr IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize, void *pData,
+                     int nBufXSize, int nBufYSize, GDALDataType eBufType, GSpacing nPixelSpace,
+                     GSpacing nLineSpace, GDALRasterIOExtraArg *psExtraArg) override
+    {
+        return m_poTemporary->RasterIO(eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize,
+                                       nBufYSize, eBufType, nPixelSpace, nLineSpace, psExtraArg);
+    }
+    CPLErr Fill(double dfReal, double dfImaginary) override
+    {
+        return m_poTemporary->Fill(dfReal, dfImaginary);
+    }
+    // A mask is made of pixels too.
+    CPLErr CreateMaskBand(int nNewFlags) override
+    {
+        const CPLErr eErr = m_poTemporary->CreateMaskBand(nNewFlags);
+        m_bMask = m_bMask || eErr == CE_None;
+        return eErr;
+    }
+    bool HasMask() const
+    {
+        return m_bMask || m_poTemporary->GetMaskFlags() == GMF_PER_DATASET;
+    }
+    GDALRasterBand *GetMaskBand() override
+    {
+        return HasMask() ? m_poTemporary->GetMaskBand() : GDALPamRasterBand::GetMaskBand();
+    }
+    int GetMaskFlags() override
+    {
+        return HasMask() ? m_poTemporary->GetMaskFlags() : GDALPamRasterBand::GetMaskFlags();
+    }
+
+  private:
+    GDALRasterBand *m_poTemporary; // its dataset's
+    bool m_bMask = false;
+};
+
+class WriteDataset final : public GDALPamDataset
+{
+  public:
+    WriteDataset(GDALDataset *poTemporary, const char *pszFilename, CSLConstList papszOptions);
+    ~WriteDataset() override;
+
+    CPLErr IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize, void *pData,
+                     int nBufXSize, int nBufYSize, GDALDataType eBufType, int nBandCount,
+                     BANDMAP_TYPE panBandMap, GSpacing nPixelSpace, GSpacing nLineSpace,
+                     GSpacing nBandSpace, GDALRasterIOExtraArg *psExtraArg) override
+    {
+        return m_poTemporary->RasterIO(eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize,
+                                       nBufYSize, eBufType, nBandCount, panBandMap, nPixelSpace,
+                                       nLineSpace, nBandSpace, psExtraArg);
+    }
+    CPLErr CreateMaskBand(int nNewFlags) override
+    {
+        return m_poTemporary->CreateMaskBand(nNewFlags);
+    }
+    NSVQ_CLOSE_OVERRIDE
+
+  private:
+    CPLErr Finish();
+
+    std::unique_ptr<GDALDataset> m_poTemporary;
+    const std::string m_osFilename;
+    CPLStringList m_aosOptions;
+    bool m_bFinished = false;
+};
+
+} // namespace
+
+WriteBand::WriteBand(GDALDataset *poDSIn, GDALRasterBand *poTemporary) : m_poTemporary(poTemporary)
+{
+    poDS = poDSIn;
+    nBand = poTemporary->GetBand();
+    eAccess = GA_Update;
+    eDataType = poTemporary->GetRasterDataType();
+    poTemporary->GetBlockSize(&nBlockXSize, &nBlockYSize);
+}
+
+WriteDataset::WriteDataset(GDALDataset *poTemporary, const char *pszFilename,
+                           CSLConstList papszOptions)
+    : m_poTemporary(poTemporary), m_osFilename(pszFilename), m_aosOptions(CSLDuplicate(papszOptions))
+{
+    eAccess = GA_Update;
+    nRasterXSize = poTemporary->GetRasterXSize();
+    nRasterYSize = poTemporary->GetRasterYSize();
+    nPamFlags |= GPF_NOSAVE;
+    for (int i = 1; i <= poTemporary->GetRasterCount(); i++)
+        SetBand(i, new WriteBand(this, poTemporary->GetRasterBand(i)));
+}
+
+WriteDataset::~WriteDataset()
+{
+    Finish();
+}
+
+NSVQ_CLOSE_DEFINE(WriteDataset)
+
+CPLErr WriteDataset::Finish()
+{
+    if (m_bFinished) return CE_None;
+    m_bFinished = true;
+    // Blocks that were written through the cache, then what GeoTIFF holds back: a full disk shows here.
+    const std::string osTemporary = m_poTemporary->GetDescription();
+    CPLErr eErr = CE_None;
+    {
+        CPLErrorStateBackuper oBackuper;
+        CPLErrorReset();
+        FlushCache(false);
+        m_poTemporary->FlushCache(false);
+        if (CPLGetLastErrorType() == CE_Failure) eErr = CE_Failure;
+    }
+    if (eErr == CE_None) {
+        std::unique_ptr<GDALDataset> poDone(NSVQDataset::CreateCopy(
+            m_osFilename.c_str(), this, FALSE, m_aosOptions.List(), nullptr, nullptr));
+        if (!poDone) eErr = CE_Failure;
+    } else {
+        CPLError(CE_Failure, CPLE_FileIO, "%s: what was written cannot be kept",
+                 m_osFilename.c_str());
+    }
+    m_poTemporary.reset();
+    NSVQDeleteTemporary(osTemporary);
+    return eErr;
+}
+
+GDALDataset *NSVQCreate(const char *pszFilename, int nXSize, int nYSize, int nBands,
+                        GDALDataType eType, NSVQ_CSL papszOptions)
+{
+    if (!NSVQCheckOptions(pszFilename, papszOptions)) return nullptr;
+    if (nBands < 1 || nBands > 16384) {
+        CPLError(CE_Failure, CPLE_NotSupported, "NSVQ files have 1 to 16384 bands, not %d", nBands);
+        return nullptr;
+    }
+    GDALDriver *poGTiff = GetGDALDriverManager()->GetDriverByName("GTiff");
+    if (!poGTiff) {
+        CPLError(CE_Failure, CPLE_NotSupported, "writing piece by piece needs the GTiff driver");
+        return nullptr;
+    }
+    const std::string osTemporary = NSVQGetTemporaryName(pszFilename) + ".tif";
+    CPLStringList aosOptions;
+    aosOptions.SetNameValue("TILED", "YES");
+    aosOptions.SetNameValue("BLOCKXSIZE", "512");
+    aosOptions.SetNameValue("BLOCKYSIZE", "512");
+    aosOptions.SetNameValue("INTERLEAVE", "BAND");
+    aosOptions.SetNameValue("SPARSE_OK", "YES");
+    aosOptions.SetNameValue("BIGTIFF", "IF_SAFER");
+    GDALDataset *poTemporary =
+        poGTiff->Create(osTemporary.c_str(), nXSize, nYSize, nBands, eType, aosOptions.List());
+    if (!poTemporary) {
+        NSVQDeleteTemporary(osTemporary);
+        return nullptr;
+    }
+    auto poDS = std::make_unique<WriteDataset>(poTemporary, pszFilename, papszOptions);
+    poDS->SetDescription(pszFilename);
+    return poDS.release();
+}

@@ -1,0 +1,135 @@
+"""Create(): files that are written piece by piece."""
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from osgeo import gdal
+
+from conftest import copy, errors, failures, memory, no_sidecar, noise, picture, reopen
+from test_types import TYPES, samples, source
+from test_walk import crs, decorate, differences
+
+
+def create(path, width, height, bands=1, kind=gdal.GDT_Byte, *options):
+    ds = gdal.GetDriverByName("NSVQ").Create(str(path), width, height, bands, kind, list(options))
+    assert ds is not None, gdal.GetLastErrorMsg()
+    assert ds.GetDriver().ShortName == "NSVQ"
+    return ds
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_pixels(tmp_path, name):
+    pixels = samples(name, (3, 600, 700))
+    ds = create(tmp_path / "a.nsvq", 700, 600, 3, TYPES[name], "LOSSLESS=YES")
+    for y in range(0, 600, 37):  # strips, band by band
+        for b in range(3):
+            part = np.ascontiguousarray(pixels[b, y:y + 37])
+            ds.GetRasterBand(b + 1).WriteRaster(0, y, 700, len(part), part.tobytes())
+    assert not (tmp_path / "a.nsvq").exists()
+    assert ds.GetRasterBand(2).ReadRaster(5, 6, 70, 80) == pixels[1, 6:86, 5:75].tobytes()  # what was written
+    ds = None
+    assert os.listdir(tmp_path) == ["a.nsvq"]
+    got = reopen(tmp_path / "a.nsvq")
+    assert got.ReadRaster() == pixels.tobytes()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_metadata(tmp_path, seed):
+    """Whatever is set on it is as if it had been copied."""
+    if seed % 7 < 2:
+        seed += 2  # masks of their own follow below
+    want = source(samples("uint8", (3, 40, 50), seed))
+    ds = create(tmp_path / "a.nsvq", 50, 40, 3, gdal.GDT_Byte, "LOSSLESS=YES")
+    ds.WriteRaster(0, 0, 50, 40, want.ReadRaster())
+    decorate(want, seed)
+    decorate(ds, seed)
+    ds = None
+    assert os.listdir(tmp_path) == ["a.nsvq"]
+    assert differences(reopen(tmp_path / "a.nsvq"), want) == []
+
+
+def test_mask(tmp_path):
+    ds = create(tmp_path / "a.nsvq", 700, 600, 3)
+    ds.WriteArray(picture(700, 600))
+    ds.CreateMaskBand(gdal.GMF_PER_DATASET)
+    mask = noise(700, 600)[0] // 128 * 255
+    ds.GetRasterBand(1).GetMaskBand().WriteArray(mask)
+    ds = None
+    assert os.listdir(tmp_path) == ["a.nsvq"]
+    got = reopen(tmp_path / "a.nsvq")
+    assert got.GetRasterBand(3).GetMaskFlags() == gdal.GMF_PER_DATASET
+    assert np.array_equal(got.GetRasterBand(3).GetMaskBand().ReadAsArray(), mask)
+
+
+def test_nothing_written_is_zero(tmp_path):
+    create(tmp_path / "a.nsvq", 20, 30, 2, gdal.GDT_Float32)
+    assert not reopen(tmp_path / "a.nsvq").ReadAsArray().any()
+
+
+def test_lossy_is_as_a_copy(tmp_path):
+    pixels = picture(600, 500)
+    ds = create(tmp_path / "a.nsvq", 600, 500, 3, gdal.GDT_Byte, "QUALITY=30")
+    ds.WriteArray(pixels)
+    for b, name in enumerate([gdal.GCI_RedBand, gdal.GCI_GreenBand, gdal.GCI_BlueBand]):
+        ds.GetRasterBand(b + 1).SetColorInterpretation(name)
+    ds = None
+    path = copy(tmp_path / "b.nsvq", memory(pixels), "QUALITY=30")
+    assert (tmp_path / "a.nsvq").read_bytes() == open(path, "rb").read()
+
+
+def test_refusals(tmp_path):
+    driver = gdal.GetDriverByName("NSVQ")
+    for option in ["QUALITY=0", "MODEL=none", "OVERVIEWS=2"]:
+        with errors() as found:
+            assert driver.Create(str(tmp_path / "a.nsvq"), 20, 20, 1, gdal.GDT_Byte, [option]) is None
+        assert gdal.CPLE_IllegalArg in failures(found)
+    with errors() as found:
+        assert driver.Create(str(tmp_path / "no" / "a.nsvq"), 20, 20, 1) is None
+        assert driver.Create("/vsistdout/", 20, 20, 1) is None
+        assert driver.Create(str(tmp_path / "a.nsvq"), 20, 20, 0) is None
+    assert len(failures(found)) >= 3 and os.listdir(tmp_path) == []
+
+
+def test_existing_file_stays_until_the_end(tmp_path):
+    old = noise(30, 20)
+    path = copy(tmp_path / "a.nsvq", memory(old), "LOSSLESS=YES")
+    ds = create(path, 50, 40)
+    ds.WriteArray(noise(50, 40)[0])
+    ds = None
+    assert reopen(path).RasterXSize == 50 and os.listdir(tmp_path) == ["a.nsvq"]
+
+
+def test_in_memory(vsimem):
+    pixels = noise(600, 500)
+    ds = create(vsimem + "/a.nsvq", 600, 500, 1, gdal.GDT_Byte, "LOSSLESS=YES")
+    ds.WriteArray(pixels[0])
+    ds = None
+    assert gdal.ReadDir(vsimem) == ["a.nsvq"]
+    assert np.array_equal(reopen(vsimem + "/a.nsvq").ReadAsArray(), pixels[0])
+
+
+FULL = """
+import resource, signal, sys
+from osgeo import gdal
+from conftest import noise
+gdal.DontUseExceptions()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+gdal.PushErrorHandler("CPLQuietErrorHandler")
+ds = gdal.GetDriverByName("NSVQ").Create(sys.argv[1], 700, 600, 3, gdal.GDT_Byte, ["LOSSLESS=YES"])
+gdal.ErrorReset()
+if ds is not None:
+    ds.WriteArray(noise(700, 600, 3))
+    ds = None
+    sys.exit(0 if gdal.GetLastErrorType() == gdal.CE_Failure else 1)
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 3000, 500000, 1000000, 1500000])
+def test_disk_full(tmp_path, limit):
+    """While pixels arrive, and while the file is made of them."""
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path / "a.nsvq"), str(limit)],
+                          cwd=os.path.dirname(os.path.abspath(__file__)))
+    assert done.returncode == 0 and os.listdir(tmp_path) == []

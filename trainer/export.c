@@ -19,11 +19,6 @@
 #define N_TABLES 160              /* patches that the class tables are measured on */
 #define MAX_GAIN 2048             /* of desc.c */
 
-static int is_hyper(const model *m)
-{
-    return m->pre.family == NSVQ_FAMILY_HYPER;
-}
-
 /* ---- number formats ---- */
 
 static int find(uint8_t *parent, int r)

@@ -13,6 +13,7 @@ static const char usage_text[] =
     "usage: nsvq-train --data FOLDER|PACK [options]     train a model\n"
     "       nsvq-train pack --data FOLDER --out FILE    losslessly pack pictures for training without GDAL\n"
     "       nsvq-train info MODEL                       print a model's training card\n"
+    "       nsvq-train bench [options]                  pixels a second of a training step\n"
     "\n"
     "  --data PATH       folder of rasters (sub-folders are classes) or a pack\n"
     "  --out FILE        model to write (default model.nsvqm; FILE.ckpt holds the checkpoint)\n"
@@ -65,11 +66,6 @@ static int range(const char *v, float *low, float *high)
 
 static const int card_quality[5] = {10, 30, 50, 70, 90};
 enum { N_CARD = sizeof card_quality / sizeof *card_quality };
-
-static int is_hyper(const model *m)
-{
-    return m->pre.family == NSVQ_FAMILY_HYPER;
-}
 
 /* f, i [n]: figures of the float network, of the integer one as files have it; of quality 50 for vq, of
  * card_quality's for hyper. plain: integer, but with rates and rounding as the float network has them. */
@@ -209,7 +205,7 @@ int main(int argc, char **argv)
                        .qat = 0.1f, .name = "trained"};
     const char *family = "vq";
     int length_given = 0, family_given = 0;
-    int part_mib = 60, pack = 0, out_given = 0, bad = 0;
+    int part_mib = 60, pack = 0, speed = 0, out_given = 0, bad = 0;
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
         if (!strcmp(a, "-h") || !strcmp(a, "--help")) {
@@ -222,6 +218,10 @@ int main(int argc, char **argv)
         }
         if (i == 1 && !strcmp(a, "pack")) {
             pack = 1;
+            continue;
+        }
+        if (i == 1 && !strcmp(a, "bench")) {
+            speed = 1;
             continue;
         }
         if (i == 1 && !strcmp(a, "info")) return argc == 3 ? run_info(argv[2]) : usage("info: one MODEL");
@@ -255,8 +255,9 @@ int main(int argc, char **argv)
     if (family_given && hyper_wanted != (p.family == NSVQ_FAMILY_HYPER))
         return usage("--preset: of another family");
     o.go_on = o.resume && !length_given;
-    if (!o.data) return usage("--data is missing");
+    if (!o.data && !speed) return usage("--data is missing");
     if (bad || o.patch % 64) return usage("an option's value is no number or out of range");
+    if (speed) return bench(&p, &o);
     nsvq_model_desc named;
     if (nsvq_model_set_name(&named, o.name)) return usage("--name: not 1 to 31 printable ASCII characters");
     if (pack) return out_given ? run_pack(o.data, o.out, part_mib, o.quiet) : usage("pack: --out is missing");

@@ -10,7 +10,7 @@
 #define PRIOR_WEIGHT 300. /* residuals that the density counts for */
 #define MAX_LOSS 0.001    /* share of the rate that leaving classes out may cost */
 #define MAX_SHIFT 12
-#define MAX_HALF (NSVQ_CLASS_SYMBOLS / 2 - 1)
+#define MAX_HALF (NSVQ_CLASS_SYMBOLS / 2 - 1) /* 1 2 3 4 6 8 11 14 18 23 29 are tried */
 #define REACH TABLES_REACH
 
 static int log2_floor(int v)
@@ -87,8 +87,8 @@ static void set_class(class_tables *t, int cls, const double *share)
 {
     double symbol[NSVQ_CLASS_SYMBOLS], best = 1e30;
     uint16_t *freq = t->freq + cls * NSVQ_CLASS_SYMBOLS;
-    for (int shift = 0; shift <= MAX_SHIFT; shift++) /* small tables first: they are faster */
-        for (int half = 1; half <= MAX_HALF; half++) {
+    for (int shift = 0; shift <= MAX_SHIFT && shift < best; shift++) /* small tables first: they are faster */
+        for (int half = 1; half <= MAX_HALF; half += 1 + half / 4) {
             const double bits = cost_of(share, shift, half, symbol);
             if (bits >= best * 0.999) continue;
             best = bits;

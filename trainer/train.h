@@ -67,6 +67,13 @@ typedef struct train_options {
     float  low, high; /* range of qualities; 0: the family's */
 } train_options;
 
+static inline int is_hyper(const model *m)
+{
+    return m->pre.family == NSVQ_FAMILY_HYPER;
+}
+
+float *zeros(size_t n); /* calloc; aborts without memory */
+
 extern const preset presets[];
 int  preset_find(const char *name, preset *out);
 /* For those that a file holds: sizes that model_build takes, seed channels that exist. */
@@ -102,5 +109,13 @@ typedef struct figures { double psnr, bpp, mse; int n; } figures;
 figures validate(const model *m, const formats *f, const dataset *d, float quality, int size);
 
 int  train(model *m, const dataset *d, const train_options *o);
+
+/* Where the time of a step goes. */
+enum { PART_PATCH, PART_ANALYSIS, PART_QUANTISER, PART_SYNTHESIS, PART_SYNTHESIS_BACK, PART_QUANTISER_BACK,
+       PART_ANALYSIS_BACK, PART_SUM, PART_UPDATE, N_PARTS };
+/* n steps; returns their seconds. spent: those that a thread was busy with each part, on the mean. */
+double bench_steps(model *m, const dataset *d, const train_options *o, int n, double *spent);
+/* nsvq-train bench: an exit status. */
+int  bench(const preset *p, const train_options *o);
 
 #endif

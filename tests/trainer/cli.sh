@@ -135,6 +135,16 @@ says 'qualities 30 to 40.5,' out
 expect 0 --data scenes --init h.nsvqm --steps 1 --batch 1 --patch 64 --out i.nsvqm
 says '^trained: 1 steps' out
 
+# ---- speed
+
+for preset in small hyper-small; do
+    expect 0 bench --preset $preset --batch 1 --patch 64 --steps 2 --threads 1
+    says "^# preset $preset, batch 1 of 64 x 64, 1 threads, 2 steps, GEMM peak [1-9]" out
+    says '^[0-9.]* Mpixel/s, ' out
+    says '^analysis backward  ' out
+done
+expect 2 bench --preset huge
+
 # ---- what cannot be written
 
 expect 1 --data scenes --minutes 60 --out nowhere/d.nsvqm # at once

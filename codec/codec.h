@@ -115,6 +115,7 @@ struct nsvq_file {
     nsvq_meta *meta;
     size_t n_meta;
     _Atomic(page *) *pages; /* loaded on demand, each once */
+    uint64_t max_gap;       /* bytes between two blocks that are read rather than skipped */
     cache cache;
 };
 
@@ -186,6 +187,9 @@ uint64_t index_page(const header *h, uint64_t i, uint32_t *n);
 /* Takes the pages that lie in the first `size` bytes of the file. Damaged ones are left for whoever
  * needs them. */
 void index_take_front(nsvq_file *f, const uint8_t *front, size_t size);
+/* Loads the pages of entries first .. last in one read, if they are not too many. Failures are left for
+ * whoever needs a page. */
+void index_load(nsvq_file *f, uint64_t first, uint64_t last);
 nsvq_status index_locate(nsvq_file *f, uint64_t e, uint64_t *offset, uint32_t *size,
                          nsvq_error *err);
 
@@ -278,6 +282,8 @@ void cache_destroy(cache *c);
 /* References n entries. mine[i] tells which the caller has to load and then publish, before it waits
  * for others: so nobody waits in a circle. */
 nsvq_status cache_claim(cache *c, const uint64_t *numbers, size_t n, entry **out, bool *mine);
+/* Keeps of n numbers those that no entry has; returns how many. */
+size_t cache_missing(cache *c, uint64_t *numbers, size_t n);
 void cache_publish(cache *c, entry *e, nsvq_status st, const nsvq_error *error);
 nsvq_status cache_wait(cache *c, entry *e, nsvq_error *err);
 void cache_release(cache *c, entry **entries, size_t n);

@@ -9,6 +9,10 @@ static const char kOpenOptions[] =
     "<OpenOptionList>"
     "  <Option name='NUM_THREADS' type='string' default='ALL_CPUS' "
     "description='Threads that decode: a number or ALL_CPUS. GDAL_NUM_THREADS when not set'/>"
+    "  <Option name='ON_ERROR' type='string-select' default='FAIL' description='What becomes of pixels "
+    "that depend on damaged or unreadable blocks: a failure, or nodata (0 without) and a warning'>"
+    "    <Value>FAIL</Value><Value>NODATA</Value>"
+    "  </Option>"
     "</OpenOptionList>";
 
 static const char kTypes[] = "Byte "

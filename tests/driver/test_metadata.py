@@ -338,7 +338,7 @@ def test_driver_description():
     names = {o.get("name") for o in ElementTree.fromstring(items["DMD_CREATIONOPTIONLIST"])}
     assert names == {"QUALITY", "MODEL", "EMBED_MODEL", "LOSSLESS", "NUM_THREADS", "OVERVIEWS", "OVERVIEW_RESAMPLING",
                      "FAMILY", "RATE", "PSNR"}
-    assert [o.get("name") for o in ElementTree.fromstring(items["DMD_OPENOPTIONLIST"])] == ["NUM_THREADS"]
+    assert [o.get("name") for o in ElementTree.fromstring(items["DMD_OPENOPTIONLIST"])] == ["NUM_THREADS", "ON_ERROR"]
 
 
 def test_bad_crs_in_the_source_does_not_stop_the_copy(tmp_path):

@@ -11,6 +11,7 @@
 
 #define HYPER_FROM 10 /* QUALITY from which on the hyper family is the better one (data/models/README.md) */
 
+enum { MAX_EFFORT = 9 };
 enum { MAX_CHUNK = 64, MIN_CHUNK = 4, CHUNK_PIECES = 256 }; /* blocks; blocks times groups, about */
 enum { CHUNK_BYTES = 256 << 20 }; /* of pixels of one group, about */
 
@@ -19,6 +20,8 @@ typedef struct slot {
     nsvq_scratch *scratch;
     uint8_t *window;     /* pixels of a block with halo, filled */
     int16_t *y, *y_hat;  /* of a block */
+    int16_t *alone, *again; /* refine: latents of the block alone, before and after; NULL without */
+    uint8_t *rgb;
     uint8_t *base;       /* [base_cap] base layer */
     uint8_t *bits;       /* mask planes of a block */
     uint8_t *planes;     /* of a block of the largest exact group, dense */
@@ -239,6 +242,37 @@ static int view_of(const encoder *e, slot *s, uint32_t bx, view *v)
     return fill_nodata(s->window, v->stride, (int)(x1 - x0), (int)(y1 - y0), (uint8_t)g->nodata);
 }
 
+/* What analysis and choice of residuals have lost together, seen through the analysis: the block is
+ * synthesised and analysed again, and what its latents are off goes into the next choice. Within the block
+ * alone, as if its edges were the picture's. The decoder does not know. */
+static int refine(const encoder *e, slot *s, const view *v, size_t *size)
+{
+    static const uint8_t rounds[MAX_EFFORT] = {0, 1, 1, 2, 2, 3, 4, 6, 8};
+    const nsvq_engine *engine = e->model->engine;
+    int n_latent = e->model->desc.latent, n_channels = nsvq_engine_channels(engine), n = rounds[e->opt.effort - 1];
+    ptrdiff_t side = e->model->desc.stride, stride = 3 * side * v->want.w;
+    const uint8_t *px = v->px + side * v->want.y * v->stride + side * 3 * v->want.x;
+    nsvq_rect all = {0, 0, v->want.w, v->want.h};
+
+    if (e->model->desc.family != NSVQ_FAMILY_HYPER || !n) return 0;
+    if (nsvq_engine_analyse(engine, s->scratch, px, v->stride, all.w, all.h, all, s->alone)) return -1;
+    for (int round = 0; round < n; round++) {
+        if (nsvq_engine_synthesise(engine, s->scratch, s->y_hat, all.w, all.h, all, s->rgb, stride) ||
+            nsvq_engine_analyse(engine, s->scratch, s->rgb, stride, all.w, all.h, all, s->again))
+            return -1;
+        for (ptrdiff_t i = 0, j = 0; i < (ptrdiff_t)all.w * all.h * n_latent; i++, j++) {
+            if (i && i % n_latent == 0) j += n_channels - n_latent;
+            int target = s->y_hat[j] + s->alone[i] - s->again[i];
+            int y = round ? s->y[i] + (target - s->y[i]) / 2 : target;
+            s->y[i] = (int16_t)(y > NSVQ_LATENT_MAX ? NSVQ_LATENT_MAX : y < -NSVQ_LATENT_MAX ? -NSVQ_LATENT_MAX : y);
+        }
+        if (nsvq_block_encode(engine, s->scratch, s->y, all.w, all.h, e->quality16, s->base, s->base_cap, size,
+                              s->y_hat))
+            return -1;
+    }
+    return 0;
+}
+
 static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
 {
     const group *g = &e->w.h.groups[e->g];
@@ -258,7 +292,8 @@ static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
     if (view_of(e, s, bx, &v)) return NSVQ_E_NOMEM;
     if (nsvq_engine_analyse(engine, s->scratch, v.px, v.stride, v.ww, v.wh, v.want, s->y) ||
         nsvq_block_encode(engine, s->scratch, s->y, v.want.w, v.want.h, e->quality16, s->base,
-                          s->base_cap, &size, s->y_hat))
+                          s->base_cap, &size, s->y_hat) ||
+        refine(e, s, &v, &size))
         return NSVQ_E_NOMEM;
     wr_le(out, flags, 1);
     if (flags & PART_MASK) {
@@ -500,6 +535,12 @@ static bool slot_create(const encoder *e, slot *s, size_t exact)
     s->y = malloc(n * m->latent * sizeof *s->y);
     s->y_hat = malloc(n * (size_t)nsvq_engine_channels(e->model->engine) * sizeof *s->y_hat);
     s->base = malloc(s->base_cap);
+    if (m->family == NSVQ_FAMILY_HYPER && e->opt.effort > 1) {
+        s->alone = malloc(n * m->latent * sizeof *s->alone);
+        s->again = malloc(n * m->latent * sizeof *s->again);
+        s->rgb = malloc((size_t)BLOCK * BLOCK * 3);
+        if (!s->alone || !s->again || !s->rgb) return false;
+    }
     return s->scratch && s->window && s->y && s->y_hat && s->base;
 }
 
@@ -536,6 +577,9 @@ static void encoder_free(encoder *e)
         free(s->window);
         free(s->y);
         free(s->y_hat);
+        free(s->alone);
+        free(s->again);
+        free(s->rgb);
         free(s->base);
         free(s->bits);
         free(s->planes);
@@ -576,6 +620,8 @@ static nsvq_status check_arguments(encoder *e, const nsvq_sink *sink, const nsvq
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "a field of nsvq_raster is NULL");
     if (!o->quality) o->quality = 50;
     if (!o->n_threads) o->n_threads = 1;
+    if (!o->effort) o->effort = 5;
+    if (o->effort < 1 || o->effort > MAX_EFFORT) return fail(err, NSVQ_E_ARG, NO_OFFSET, "effort %d", o->effort);
     if (!(o->quality >= 1 && o->quality <= 100) || o->family < 0 || o->family > NSVQ_FAMILY_HYPER ||
         o->n_threads < 1 || o->embed < 0 || o->embed > 2)
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "quality %g, family %d, %d threads, embed %d", o->quality,

@@ -276,6 +276,7 @@ typedef struct nsvq_encode_options { /* in every field 0 = default */
      * raster is read several times, and for a PSNR the compressed file is held in memory. */
     double            rate;      /* bits per pixel of the whole file, all bands together */
     double            psnr;      /* dB over all samples of lossy bands but nodata */
+    int               effort;    /* 1..9: time for smaller files; default 5 */
 } nsvq_encode_options;
 
 /* Writes a whole file into an empty sink; *bytes (may be NULL) receives its size. Consecutive runs of

@@ -19,6 +19,7 @@ struct CreateOptions {
     double dfRate = 0;    // instead of a quality
     double dfPSNR = 0;    // instead of a quality
     int nFamily = 0;      // as in nsvq_encode_options
+    int nEffort = 0;      // as in nsvq_encode_options
     int nThreads = 1;
     int nEmbed = 0; // as in nsvq_encode_options
     bool bLossless = false; // asked for
@@ -148,6 +149,11 @@ static bool ParseOptions(CSLConstList papszOptions, CreateOptions &oOptions)
         return false;
     }
     if (oOptions.dfRate > 0 || oOptions.dfPSNR > 0) oOptions.bLossy = true;
+    const char *pszEffort = CSLFetchNameValue(papszOptions, "EFFORT");
+    if (pszEffort) {
+        oOptions.nEffort = strlen(pszEffort) == 1 ? atoi(pszEffort) : 0;
+        if (oOptions.nEffort < 1) return IllegalOption("EFFORT", pszEffort, "a whole number from 1 to 9");
+    }
     const char *pszFamily = CSLFetchNameValueDef(papszOptions, "FAMILY", "AUTO");
     if (EQUAL(pszFamily, "VQ")) oOptions.nFamily = 1;
     else if (EQUAL(pszFamily, "HYPER")) oOptions.nFamily = 2;
@@ -571,6 +577,7 @@ static bool Encode(const char *pszTemporary, const char *pszFilename, const nsvq
     sOptions.model = oOptions.psModel.get();
     sOptions.family = oOptions.nFamily;
     sOptions.quality = oOptions.dfQuality;
+    sOptions.effort = oOptions.nEffort;
     sOptions.rate = oOptions.dfRate;
     sOptions.psnr = oOptions.dfPSNR;
     sOptions.n_threads = oOptions.nThreads;

@@ -31,6 +31,8 @@ static const char kCreationOptions[] =
     "description='Instead of QUALITY: bits per pixel of the file. Encodes several times'/>"
     "  <Option name='PSNR' type='float' min='0' "
     "description='Instead of QUALITY: dB over all lossy samples. Encodes and decodes several times'/>"
+    "  <Option name='EFFORT' type='int' min='1' max='9' default='5' "
+    "description='Time that the encoder takes for smaller files'/>"
     "  <Option name='FAMILY' type='string-select' default='AUTO' "
     "description='Family of the model. AUTO: the one that needs fewer bytes at the quality, VQ at "
     "the lowest rates'>"

@@ -337,7 +337,7 @@ def test_driver_description():
     from xml.etree import ElementTree
     names = {o.get("name") for o in ElementTree.fromstring(items["DMD_CREATIONOPTIONLIST"])}
     assert names == {"QUALITY", "MODEL", "EMBED_MODEL", "LOSSLESS", "NUM_THREADS", "OVERVIEWS", "OVERVIEW_RESAMPLING",
-                     "FAMILY", "RATE", "PSNR"}
+                     "FAMILY", "RATE", "PSNR", "EFFORT"}
     assert [o.get("name") for o in ElementTree.fromstring(items["DMD_OPENOPTIONLIST"])] == ["NUM_THREADS", "ON_ERROR"]
 
 

@@ -63,6 +63,21 @@ def test_quality_is_monotone(vsimem):
     assert models[0] != models[-1]
 
 
+def test_effort(vsimem):
+    """More effort: more decibels for the same bits."""
+    pixels, found = picture(520, 520, 3, 5), []
+    for effort in [1, 9]:
+        points = []
+        for quality in [30, 35, 40, 45]:
+            path = copy(vsimem + "/e.nsvq", memory(pixels), "QUALITY=%d" % quality, "EFFORT=%d" % effort)
+            points.append((gdal.VSIStatL(path).size, psnr(pixels, reopen(path).ReadAsArray())))
+        found.append(np.array(points).T)
+    sizes = np.linspace(max(f[0][0] for f in found), min(f[0][-1] for f in found), 9)
+    quick, slow = (np.interp(sizes, *f) for f in found)
+    print("gain of EFFORT=9 over 1: %.3f dB" % np.mean(slow - quick))
+    assert np.mean(slow - quick) > 0.02
+
+
 def test_family(vsimem):
     pixels = scene(64, 64)
     models = {f: reopen(copy(vsimem + "/f.nsvq", memory(pixels), "QUALITY=50", "FAMILY=" + f))
@@ -71,6 +86,7 @@ def test_family(vsimem):
 
 
 @pytest.mark.parametrize("options", [["RATE=0"], ["RATE=-1"], ["RATE=many"], ["PSNR=0"], ["PSNR=nan"], ["FAMILY=BEST"],
+                                     ["EFFORT=0"], ["EFFORT=10"], ["EFFORT=most"],
                                      ["RATE=1", "PSNR=30"], ["QUALITY=50", "RATE=1"]])
 def test_bad_targets(vsimem, options):
     with errors() as found:

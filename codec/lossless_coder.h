@@ -1,0 +1,244 @@
+/* lossless_coder.h - numbers <-> one rANS stream of adaptive symbols and one stream of raw bits
+ * (FORMAT.md 4.5.2). May include: bytes.h, rans.h.
+ * One `coder` either writes or reads: what both directions do is written once. */
+#ifndef NSVQ_LOSSLESS_CODER_H
+#define NSVQ_LOSSLESS_CODER_H
+
+#include "bytes.h"
+#include "rans.h"
+
+#define N_SYMBOLS  32
+#define LOG2_LANES 2
+#define N_LANES    (1u << LOG2_LANES)
+#define N_CLASSES  112 /* of residuals: four an octave */
+#define N_NUMBERS  96  /* contexts of everything else */
+#define N_BITS     1024 /* contexts of single bits */
+#define READ_AHEAD 8192 /* bytes past the end that reading may touch before it is checked */
+
+/* start[i] of symbol i; start[0] = 0, start[N_SYMBOLS] = RANS_TOTAL. */
+typedef struct model {
+    uint16_t start[N_SYMBOLS + 1];
+    uint16_t n_seen;
+} model;
+
+typedef struct coder {
+    bool writing, bad;
+    /* writing */
+    rans_symbol *symbols;
+    size_t n, cap;
+    wr raw;
+    uint64_t acc;   /* raw bits not yet written */
+    unsigned n_acc;
+    /* reading */
+    uint8_t *copy;  /* the stream with READ_AHEAD zeros behind it */
+    uint32_t state[N_LANES], lane;
+    const uint8_t *words, *words_end, *bits;
+    uint64_t bit, bit_end;
+    /* both */
+    model number[N_NUMBERS], residual[2 * N_CLASSES];
+    uint16_t one[N_BITS]; /* chance of a set bit, of RANS_TOTAL */
+} coder;
+
+/* Symbol 16 + i stands for a number h >= 0, 15 - i for ~h: the values from base on, of 2^bits. */
+static const uint8_t bin_base[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 24, 40, 72};
+static const uint8_t bin_bits[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 0};
+#define BIN_REST 15 /* 72 and more: an Elias gamma code of h - 71 follows */
+
+void coder_write(coder *c);
+/* 0, -1 not such a stream, -2 without memory. */
+int coder_read(coder *c, const uint8_t *in, size_t size);
+/* Appends what was written. */
+void coder_store(coder *c, wr *w);
+/* True when all was read and nothing was missing. */
+bool coder_done(const coder *c);
+void coder_free(coder *c);
+
+static inline void model_update(model *m, unsigned symbol)
+{
+    static const uint8_t rates[64] = {
+        2, 3, 3, 4, 4, 4, 4, 4, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6, 6,
+        6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 7};
+    unsigned rate = rates[m->n_seen];
+    uint16_t round = (uint16_t)((1u << rate) - 1);
+
+    m->n_seen += m->n_seen < 63;
+    for (unsigned i = 0; i < N_SYMBOLS; i++) {
+        uint16_t at = m->start[i], up = (uint16_t)(RANS_TOTAL - N_SYMBOLS + i);
+        uint16_t down = (uint16_t)((uint16_t)(at - i + round) >> rate);
+        uint16_t rise = (uint16_t)((uint16_t)(up - at + round) >> rate);
+        m->start[i] = (uint16_t)((int16_t)i <= (int16_t)symbol ? at - down : at + rise);
+    }
+}
+
+static inline void put_symbol(coder *c, uint32_t start, uint32_t freq)
+{
+    if (c->n == c->cap) {
+        size_t cap = 2 * c->cap + 4096;
+        rans_symbol *p = realloc(c->symbols, cap * sizeof *p);
+        if (!p) {
+            c->bad = true;
+            return;
+        }
+        c->symbols = p;
+        c->cap = cap;
+    }
+    c->symbols[c->n++] = (rans_symbol){(uint16_t)start, (uint16_t)freq};
+}
+
+/* n <= 32 */
+static inline void put_bits(coder *c, uint32_t v, unsigned n)
+{
+    c->acc |= (uint64_t)v << c->n_acc;
+    c->n_acc += n;
+    while (c->n_acc >= 8) {
+        wr_le(&c->raw, c->acc & 255, 1);
+        c->acc >>= 8;
+        c->n_acc -= 8;
+    }
+}
+
+/* 57 bits at least. */
+static inline uint64_t peek_bits(const coder *c)
+{
+    const uint8_t *p = c->bits + (c->bit >> 3);
+    uint64_t v;
+
+#if defined __BYTE_ORDER__ && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    memcpy(&v, p, 8);
+#else
+    v = 0;
+    for (int i = 7; i >= 0; i--) v = v << 8 | p[i];
+#endif
+    return v >> (c->bit & 7);
+}
+
+static inline uint32_t get_bits(coder *c, unsigned n)
+{
+    uint64_t v = peek_bits(c);
+
+    c->bit += n;
+    return (uint32_t)(v & ((UINT64_C(1) << n) - 1));
+}
+
+/* May be called for READ_AHEAD / 16 values without looking whether the input is used up. */
+static inline void check_read(coder *c)
+{
+    if (!c->writing && (c->words > c->words_end || c->bit > c->bit_end)) {
+        c->bad = true; // and from here on no bytes behind the copy
+        c->words = c->words_end;
+        c->bit = c->bit_end;
+    }
+}
+
+static inline uint32_t rans_slot(const coder *c)
+{
+    return c->state[c->lane] & (RANS_TOTAL - 1);
+}
+
+static inline void rans_advance(coder *c, uint32_t start, uint32_t freq, uint32_t slot)
+{
+    uint32_t x = freq * (c->state[c->lane] >> RANS_BITS) + slot - start;
+    uint32_t word = (uint32_t)c->words[0] | (uint32_t)c->words[1] << 8, more = x < RANS_LOW;
+
+    c->state[c->lane] = more ? x << 16 | word : x;
+    c->words += 2 * more;
+    c->lane = (c->lane + 1) & (N_LANES - 1);
+}
+
+static inline unsigned get_symbol(coder *c, model *m)
+{
+    uint32_t slot = rans_slot(c);
+    uint16_t symbol = 0;
+
+    for (int i = 1; i < N_SYMBOLS; i++) symbol += (uint16_t)((int16_t)m->start[i] <= (int16_t)slot);
+    rans_advance(c, m->start[symbol], (uint32_t)m->start[symbol + 1] - m->start[symbol], slot);
+    model_update(m, symbol);
+    return symbol;
+}
+
+/* |v| < 2^31, k <= 28. */
+static inline void put_value(coder *c, model *m, unsigned k, int32_t v)
+{
+    int32_t h = v >> k;
+    uint32_t a = (uint32_t)(h < 0 ? ~h : h), bin = a < 10 ? a : 10;
+
+    while (bin < BIN_REST && a >= bin_base[bin + 1]) bin++;
+    unsigned symbol = h < 0 ? 15 - bin : 16 + bin;
+    put_symbol(c, m->start[symbol], (uint32_t)m->start[symbol + 1] - m->start[symbol]);
+    model_update(m, symbol);
+    a -= bin_base[bin];
+    if (bin == BIN_REST) {
+        unsigned n = 31 - (unsigned)__builtin_clz(a + 1);
+        put_bits(c, 1u << n, n + 1);
+        put_bits(c, (a + 1) & ((1u << n) - 1), n);
+    } else {
+        put_bits(c, a, bin_bits[bin]);
+    }
+    put_bits(c, (uint32_t)v & ((1u << k) - 1), k);
+}
+
+static inline int32_t get_value(coder *c, model *m, unsigned k)
+{
+    unsigned symbol = get_symbol(c, m), bin = symbol >= 16 ? symbol - 16 : 15 - symbol;
+    uint32_t a, sign = symbol >= 16 ? 0 : UINT32_MAX;
+
+    if (bin < BIN_REST) {
+        unsigned n = bin_bits[bin];
+        uint64_t v = peek_bits(c);
+        c->bit += n + k;
+        a = bin_base[bin] + (uint32_t)(v & ((1u << n) - 1));
+        return (int32_t)(((a ^ sign) << k) | ((uint32_t)(v >> n) & ((1u << k) - 1)));
+    }
+    uint32_t v = (uint32_t)peek_bits(c);
+    unsigned n = v ? (unsigned)__builtin_ctz(v) : 31;
+    c->bit += n + 1;
+    a = bin_base[BIN_REST] + ((get_bits(c, n) | 1u << n) - 1);
+    return (int32_t)(((a ^ sign) << k) | get_bits(c, k));
+}
+
+/* Writes v, or returns what is read: outside of low .. high the stream is bad and low is returned. */
+static inline int32_t number(coder *c, unsigned context, unsigned k, int32_t v, int32_t low, int32_t high)
+{
+    if (c->writing) {
+        put_value(c, &c->number[context], k, v);
+        return v;
+    }
+    v = get_value(c, &c->number[context], k);
+    check_read(c);
+    if (v < low || v > high) c->bad = true;
+    return c->bad ? low : v;
+}
+
+static inline uint64_t number64(coder *c, unsigned context, uint64_t v)
+{
+    unsigned n = v ? 64 - (unsigned)__builtin_clzll(v) : 0;
+
+    n = (unsigned)number(c, context, 2, (int32_t)n, 0, 64);
+    if (c->writing) {
+        put_bits(c, (uint32_t)v, n < 32 ? n : 32);
+        if (n > 32) put_bits(c, (uint32_t)(v >> 32), n - 32);
+        return v;
+    }
+    v = get_bits(c, n < 32 ? n : 32);
+    if (n > 32) v |= (uint64_t)get_bits(c, n - 32) << 32;
+    check_read(c);
+    return c->bad ? 0 : v;
+}
+
+/* A bit with its chance in c->one[context]. */
+static inline bool code_bit(coder *c, unsigned context, bool bit)
+{
+    uint32_t one = c->one[context], slot = 0;
+
+    if (c->writing) {
+        put_symbol(c, bit ? 0 : one, bit ? one : RANS_TOTAL - one);
+    } else {
+        slot = rans_slot(c);
+        bit = slot < one;
+        rans_advance(c, bit ? 0 : one, bit ? one : RANS_TOTAL - one, slot);
+    }
+    c->one[context] = (uint16_t)(bit ? one + ((RANS_TOTAL - 16 - one) >> 5) : one - ((one - 16) >> 5));
+    return bit;
+}
+
+#endif

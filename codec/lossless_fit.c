@@ -1,0 +1,397 @@
+/* lossless_fit.c - the encoder's choice of predictors and scales: least squares in double precision,
+ * without fused or reordered operations, so that every processor finds the same coefficients. */
+#include "lossless_band.h"
+
+enum { MAX_UNKNOWNS = MAX_TAPS + 1 };
+
+/* Sums of products of n unknowns' samples, the last one being what is predicted. */
+typedef struct moments {
+    double m[MAX_UNKNOWNS + 1][MAX_UNKNOWNS + 1];
+} moments;
+
+/* log2, good to 0.01, of a normal x > 0. */
+static double log2_of(double x)
+{
+    uint64_t bits;
+    double m;
+
+    memcpy(&bits, &x, 8);
+    int e = (int)(bits >> 52) - 1023;
+    bits = (bits & ((UINT64_C(1) << 52) - 1)) | UINT64_C(1023) << 52;
+    memcpy(&m, &bits, 8);
+    m -= 1;
+    return e + m * (1.3465 - m * 0.3465);
+}
+
+static double floor_of(double x) /* |x| < 2^62 */
+{
+    double t = (double)(int64_t)x;
+
+    return t > x ? t - 1 : t;
+}
+
+/* ---- solving ---- */
+
+/* R with R^T R = the moments of the unknowns listed. False: they are not independent. */
+static bool cholesky(double r[MAX_UNKNOWNS][MAX_UNKNOWNS], const moments *g, const int *list, int n)
+{
+    for (int i = 0; i < n; i++) {
+        for (int j = i; j < n; j++) {
+            double sum = g->m[list[i]][list[j]];
+            for (int k = 0; k < i; k++) sum -= r[k][i] * r[k][j];
+            if (i == j) {
+                if (!(sum > 1e-9 * g->m[list[i]][list[i]])) return false;
+                r[i][i] = __builtin_sqrt(sum);
+            } else {
+                r[i][j] = sum / r[i][i];
+            }
+        }
+    }
+    return true;
+}
+
+/* Solution c of the unknowns in list for `target`; returns the sum of squares left, or -1. */
+static double solve(double *c, double r[MAX_UNKNOWNS][MAX_UNKNOWNS], const moments *g, const int *list,
+                    int n, int target)
+{
+    double z[MAX_UNKNOWNS], left = g->m[target][target];
+
+    if (!cholesky(r, g, list, n)) return -1;
+    for (int i = 0; i < n; i++) {
+        double sum = g->m[list[i]][target];
+        for (int k = 0; k < i; k++) sum -= r[k][i] * z[k];
+        z[i] = sum / r[i][i];
+        left -= z[i] * z[i];
+    }
+    for (int i = n - 1; i >= 0; i--) {
+        double sum = z[i];
+        for (int k = i + 1; k < n; k++) sum -= r[i][k] * c[k];
+        c[i] = sum / r[i][i];
+    }
+    return left < 0 ? 0 : left;
+}
+
+static int32_t round_to(double v, double limit)
+{
+    v = v < -limit ? -limit : v > limit ? limit : v;
+    return (int32_t)floor_of(v + 0.5);
+}
+
+/* Whole numbers near c: from the last on, each rounding is made good by the coefficients before it. */
+static void round_coefs(int32_t *out, const double *c, double r[MAX_UNKNOWNS][MAX_UNKNOWNS], int n,
+                        const double *limit)
+{
+    double off[MAX_UNKNOWNS];
+
+    for (int i = n - 1; i >= 0; i--) {
+        double want = c[i];
+        for (int k = i + 1; k < n; k++) want += r[i][k] * off[k] / r[i][i];
+        out[i] = round_to(want, limit[i]);
+        off[i] = c[i] - out[i];
+    }
+}
+
+/* ---- moments ---- */
+
+#define LANES 4
+typedef double lanes __attribute__((vector_size(8 * LANES)));
+
+static lanes load(const double *p)
+{
+    lanes v;
+
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* m[i][j] += x[i] . x[j] for j >= i: whole numbers below 2^53, so no order matters. n: of lanes. */
+static void add_products(moments *g, const double *const *x, int n_x, int n)
+{
+    for (int i = 0; i < n_x; i++) {
+        int j = i;
+        for (; j + 4 <= n_x; j += 4) {
+            lanes s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+            for (int k = 0; k < n; k += LANES) {
+                lanes v = load(x[i] + k);
+                s0 += v * load(x[j] + k);
+                s1 += v * load(x[j + 1] + k);
+                s2 += v * load(x[j + 2] + k);
+                s3 += v * load(x[j + 3] + k);
+            }
+            for (int l = 0; l < LANES; l++) {
+                g->m[i][j] += s0[l];
+                g->m[i][j + 1] += s1[l];
+                g->m[i][j + 2] += s2[l];
+                g->m[i][j + 3] += s3[l];
+            }
+        }
+        for (; j < n_x; j++) {
+            lanes s = {0};
+            for (int k = 0; k < n; k += LANES) s += load(x[i] + k) * load(x[j] + k);
+            for (int l = 0; l < LANES; l++) g->m[i][j] += s[l];
+        }
+    }
+}
+
+static void mirror(moments *g, int n)
+{
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < i; j++) g->m[i][j] = g->m[j][i];
+}
+
+typedef struct fitting {
+    bands *b;
+    fit all;            /* every tap that may be chosen */
+    double *rows;       /* [n_taps + 2][padded width] */
+    size_t pitch;
+    double scale;       /* of samples, so that products stay exact */
+    moments g;
+} fitting;
+
+/* Unknown 0 is the constant, 1 + t tap t, the last one the sample itself. */
+static void add_row(fitting *f, moments *g, uint32_t y, uint32_t x0, uint32_t x1)
+{
+    const bands *b = f->b;
+    int n = f->all.n_taps + 2;
+    const double *x[MAX_UNKNOWNS + 1];
+    const uint8_t *skip = b->skip ? b->skip + (size_t)y * b->w : NULL;
+    int width = (int)((x1 - x0 + LANES - 1) / LANES * LANES);
+
+    for (int i = 0; i < n; i++) {
+        double *row = f->rows + (size_t)i * f->pitch;
+        tap t = i && i + 1 < n ? f->all.taps[i - 1] : (tap){0};
+        const int32_t *s = b->sample[t.back] + ((ptrdiff_t)y + t.dy) * b->stride + t.dx;
+        x[i] = row;
+        if (i)
+            for (uint32_t k = x0; k < x1; k++) row[k - x0] = s[k] * f->scale;
+        else
+            for (uint32_t k = x0; k < x1; k++) row[k - x0] = 1;
+        if (f->scale != 1 && i)
+            for (uint32_t k = x0; k < x1; k++) row[k - x0] = floor_of(row[k - x0]);
+        if (skip)
+            for (uint32_t k = x0; k < x1; k++)
+                if (skip[k]) row[k - x0] = 0;
+        for (int k = (int)(x1 - x0); k < width; k++) row[k] = 0;
+    }
+    add_products(g, x, n, width);
+}
+
+static uint32_t rows_step(const bands *b)
+{
+    return b->w * b->h > 65536 ? 2 : 1;
+}
+
+/* ---- choosing taps ---- */
+
+/* Counts of taps tried, where the bands before are there. */
+static const uint8_t trials[][N_GROUPS] = {
+    {1, 0, 0, 0, 0},  {4, 0, 0, 0, 0},  {6, 0, 0, 0, 0},  {12, 0, 0, 0, 0}, {4, 3, 0, 0, 0},
+    {6, 5, 0, 0, 0},  {10, 9, 0, 0, 0}, {4, 3, 3, 0, 0},  {6, 5, 3, 0, 0},  {6, 5, 3, 3, 0},
+    {10, 9, 5, 3, 0}, {3, 3, 1, 1, 3},  {6, 5, 3, 3, 4},  {6, 5, 5, 3, 8},  {6, 5, 3, 3, 13},
+};
+static const uint8_t every[N_GROUPS] = {12, 9, 5, 3, 13};
+
+static void clip_counts(uint8_t *out, const uint8_t *counts, uint32_t band)
+{
+    for (uint32_t g = 0; g < N_GROUPS; g++) out[g] = g > band ? 0 : counts[g];
+    out[4] = band < 4 ? 0 : counts[4] < band - 3 ? counts[4] : (uint8_t)(band - 3);
+}
+
+/* Unknowns of the moments for what f->counts mean: the constant, bands before, this band. */
+static int list_unknowns(int *list, const fitting *f, const fit *part)
+{
+    int n = 0;
+
+    list[n++] = 0;
+    for (int here = 0; here < 2; here++)
+        for (int t = 0; t < part->n_taps; t++) {
+            if ((part->taps[t].back == 0) != here) continue;
+            for (int a = 0; a < f->all.n_taps; a++)
+                if (!memcmp(&part->taps[t], &f->all.taps[a], sizeof(tap))) list[n++] = 1 + a;
+        }
+    return n;
+}
+
+/* Sets coefficients of set s of part. False: not with these taps. */
+static bool set_coefs(const fitting *f, const moments *g, fit *part, int s, double *left)
+{
+    double r[MAX_UNKNOWNS][MAX_UNKNOWNS], c[MAX_UNKNOWNS], limit[MAX_UNKNOWNS];
+    int list[MAX_UNKNOWNS], n = list_unknowns(list, f, part);
+    int32_t out[MAX_UNKNOWNS];
+
+    *left = solve(c, r, g, list, n, f->all.n_taps + 1);
+    if (*left < 0) return false;
+    for (int i = 0; i < n; i++) {
+        c[i] *= 1 << COEF_BITS;
+        limit[i] = 32767;
+    }
+    c[0] /= f->scale;
+    for (int i = 1; i < n; i++) r[0][i] *= f->scale; // the constant is in samples
+    limit[0] = 1 << 28;
+    round_coefs(out, c, r, n, limit);
+    part->bias[s] = out[0];
+    for (int i = 1; i < n; i++)
+        for (int t = 0; t < part->n_taps; t++)
+            if (!memcmp(&part->taps[t], &f->all.taps[list[i] - 1], sizeof(tap))) part->coef[s][t] = out[i];
+    return true;
+}
+
+static void choose_taps(fitting *f)
+{
+    bands *b = f->b;
+    double best = 1e300, left, samples = f->g.m[0][0];
+    fit part;
+
+    memset(&b->f, 0, sizeof b->f);
+    b->f.n_sets = 1;
+    for (size_t i = 0; i < sizeof trials / sizeof *trials; i++) {
+        memset(&part, 0, sizeof part);
+        part.n_sets = 1;
+        clip_counts(part.count, trials[i], b->band);
+        if (!fit_taps(&part, b->band) || !set_coefs(f, &f->g, &part, 0, &left)) continue;
+        left /= samples * f->scale * f->scale;
+        double cost = (double)b->w * b->h * 0.5 * log2_of(left + 0.05) + 9 * part.n_taps;
+        if (cost >= best) continue;
+        best = cost;
+        b->f = part;
+    }
+}
+
+/* ---- scales ---- */
+
+static uint32_t magnitude_of(int64_t p, int32_t v, int64_t low, int64_t high)
+{
+    p >>= COEF_BITS;
+    p = p < low ? low : p > high ? high : p;
+    return (uint32_t)(v > p ? v - p : p - v);
+}
+
+/* Features of scale at x: constant first, FORMAT.md's order. */
+static void scale_features(double *out, const bands *b, uint32_t y, uint32_t x)
+{
+    const uint16_t *m = b->magnitude[0] + (ptrdiff_t)y * b->stride + x, *up = m - b->stride;
+    const uint16_t *p = b->magnitude[1] + (ptrdiff_t)y * b->stride + x;
+    const uint16_t *q = b->magnitude[2] + (ptrdiff_t)y * b->stride + x;
+
+    out[0] = 1;
+    out[1] = x ? m[-1] : up[0];
+    out[2] = up[0];
+    out[3] = up[1];
+    out[4] = up[-1];
+    out[5] = x > 1 ? m[-2] : up[0];
+    out[6] = *(up - b->stride);
+    out[7] = p[0];
+    out[8] = (p[-1] + p[1] + *(p - b->stride) + p[b->stride]) * 0.25;
+    out[9] = q[0];
+    out[10] = m[0];
+}
+
+static void fit_scale(bands *b)
+{
+    enum { N = N_SCALES };
+    static const uint8_t plain[N] = {8, 16, 12, 6, 8, 4, 4, 0, 0, 0};
+    uint8_t *scale = b->f.scale;
+    moments g;
+    double x[N + 1], c[MAX_UNKNOWNS], r[MAX_UNKNOWNS][MAX_UNKNOWNS];
+    uint32_t step = b->w * b->h > 65536 ? 3 : 1;
+
+    memset(&g, 0, sizeof g);
+    for (uint32_t y = 1; y < b->h; y += step)
+        for (uint32_t k = 1; k + 1 < b->w; k++) {
+            if (b->skip && b->skip[(size_t)y * b->w + k]) continue;
+            scale_features(x, b, y, k);
+            double sum = 0.25;
+            for (int i = 1; i < 7; i++) sum += plain[i] * x[i];
+            sum += 10 * (x[7] + x[8]);
+            double weight = 1 / (sum / 70 * (sum / 70) + 0.1);
+            for (int i = 0; i <= N; i++)
+                for (int j = i; j <= N; j++) g.m[i][j] += x[i] * x[j] * weight;
+        }
+    mirror(&g, N + 1);
+    int list[N], n = 0;
+    for (int i = 0; i < (b->band ? N : 7); i++)
+        if (g.m[i][i] > 0) list[n++] = i;
+    memset(scale, 0, N);
+    for (;;) { // drop what would be negative, one by one
+        if (!n) break;
+        double left = solve(c, r, &g, list, n, N);
+        int worst = -1;
+        for (int i = 0; left >= 0 && i < n; i++)
+            if (c[i] < 0 && (worst < 0 || c[i] < c[worst])) worst = i;
+        if (left >= 0 && worst < 0) break;
+        if (worst < 0) worst = n - 1;
+        for (int i = worst; i + 1 < n; i++) list[i] = list[i + 1];
+        n--;
+    }
+    if (!n) memcpy(scale, plain, N);
+    for (int i = 0; i < n; i++) scale[list[i]] = (uint8_t)round_to(c[i] * 64, 255);
+}
+
+/* Magnitudes of the residuals, for fit_scale; the coder will find nearly the same. */
+static void set_magnitudes(bands *b, int64_t *sums)
+{
+    const fit *f = &b->f;
+    double total = 0;
+
+    for (int pass = 0; pass < 2; pass++) {
+        for (uint32_t y = 0; y < b->h; y++) {
+            const int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
+            uint16_t *out = b->magnitude[0] + (ptrdiff_t)y * b->stride;
+            for (uint32_t x0 = 0; x0 < b->w; x0 += CELL) {
+                uint32_t n = b->w - x0 < CELL ? b->w - x0 : CELL;
+                uint32_t set = b->cell[y / CELL * b->cells_x + x0 / CELL];
+                for (uint32_t x = 0; x < n; x++) sums[x] = f->bias[set] + (1 << (COEF_BITS - 1));
+                for (int t = 0; t < f->n_taps; t++) {
+                    const tap *p = &f->taps[t];
+                    const int32_t *s = b->sample[p->back] + ((ptrdiff_t)y + p->dy) * b->stride + p->dx + x0;
+                    int64_t c = f->coef[set][t];
+                    for (uint32_t x = 0; x < n; x++) sums[x] += c * s[x];
+                }
+                for (uint32_t x = 0; x < n; x++) {
+                    uint32_t a = magnitude_of(sums[x], row[x0 + x], b->low, b->high);
+                    if (b->skip && b->skip[(size_t)y * b->w + x0 + x]) {
+                        bool left = x0 + x && row[x0 + x] == row[x0 + x - 1];
+                        out[x0 + x] = b->mask && b->mask[(size_t)y * b->w + x0 + x] ? 0
+                                      : left ? out[x0 + x - 1] : *(out + x0 + x - b->stride);
+                        continue;
+                    }
+                    total += pass ? 0 : a;
+                    a >>= f->shift;
+                    out[x0 + x] = (uint16_t)(a < 65535 ? a : 65535);
+                }
+            }
+            out[-1] = out[0];
+            out[b->w] = out[b->w - 1];
+            if (y + 1 == b->h) memcpy(out - MARGIN + b->stride, out - MARGIN, (size_t)b->stride * 2);
+        }
+        total /= (double)b->w * b->h;
+        if (pass || total < 1024) break;
+        while (total >= 512) {
+            total /= 2;
+            b->f.shift++;
+        }
+    }
+}
+
+bool bands_fit(bands *b, int effort)
+{
+    fitting f = {.b = b, .scale = 1};
+    int64_t sums[CELL];
+
+    for (int64_t most = (int64_t)b->high - b->low; most >= 1 << 17; most /= 2) f.scale /= 2;
+    clip_counts(f.all.count, every, b->band);
+    if (!fit_taps(&f.all, b->band)) return false;
+    f.pitch = b->w + LANES;
+    f.rows = calloc((size_t)(f.all.n_taps + 2) * f.pitch, sizeof *f.rows);
+    if (!f.rows) return false;
+    memset(b->cell, 0, (size_t)b->cells_x * b->cells_y);
+    uint32_t x0 = b->w > 4 ? 2 : 0;
+    for (uint32_t y = b->h > 4 ? 1 : 0; y < b->h; y += rows_step(b)) add_row(&f, &f.g, y, x0, b->w);
+    mirror(&f.g, f.all.n_taps + 2);
+    choose_taps(&f);
+    set_magnitudes(b, sums);
+    fit_scale(b);
+    free(f.rows);
+    (void)effort;
+    return true;
+}

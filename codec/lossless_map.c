@@ -1,0 +1,374 @@
+/* lossless_map.c - see lossless_map.h. */
+#include "lossless_map.h"
+
+size_t lossless_sample_bytes(nsvq_type type)
+{
+    static const uint8_t bytes[] = {0, 1, 1, 2, 2, 4, 4, 8, 8, 4, 8};
+
+    return bytes[type];
+}
+
+uint64_t sample_load(const uint8_t *p, size_t bytes)
+{
+    uint8_t a;
+    uint16_t b;
+    uint32_t c;
+    uint64_t d;
+
+    switch (bytes) {
+    case 1: memcpy(&a, p, 1); return a;
+    case 2: memcpy(&b, p, 2); return b;
+    case 4: memcpy(&c, p, 4); return c;
+    }
+    memcpy(&d, p, 8);
+    return d;
+}
+
+void sample_store(uint8_t *p, size_t bytes, uint64_t v)
+{
+    uint8_t a = (uint8_t)v;
+    uint16_t b = (uint16_t)v;
+    uint32_t c = (uint32_t)v;
+
+    switch (bytes) {
+    case 1: memcpy(p, &a, 1); return;
+    case 2: memcpy(p, &b, 2); return;
+    case 4: memcpy(p, &c, 4); return;
+    }
+    memcpy(p, &v, 8);
+}
+
+static bool is_signed(nsvq_type t)
+{
+    return t == NSVQ_TYPE_S8 || t == NSVQ_TYPE_S16 || t == NSVQ_TYPE_S32 || t == NSVQ_TYPE_S64;
+}
+
+static bool is_float(nsvq_type t)
+{
+    return t == NSVQ_TYPE_F32 || t == NSVQ_TYPE_F64;
+}
+
+static uint64_t top_bit(nsvq_type t)
+{
+    return UINT64_C(1) << (8 * lossless_sample_bytes(t) - 1);
+}
+
+/* Bits of a sample <-> a number that grows as the sample does. */
+static uint64_t ordered(uint64_t bits, nsvq_type t)
+{
+    uint64_t top = top_bit(t);
+
+    if (is_signed(t)) return bits ^ top;
+    if (is_float(t)) return bits & top ? ~bits & (top | (top - 1)) : bits | top;
+    return bits;
+}
+
+static uint64_t unordered(uint64_t v, nsvq_type t)
+{
+    uint64_t top = top_bit(t);
+
+    if (is_signed(t)) return v ^ top;
+    if (is_float(t)) return v & top ? v ^ top : ~v & (top | (top - 1));
+    return v;
+}
+
+/* ---- floats that are whole numbers in disguise ---- */
+
+enum { MAX_BINARY = 30, MAX_DECIMAL = 6 };
+
+/* Bits of the float nearest to n / divisor / 2^shift, ties to even; no subnormal arises.
+ * |n| < 2^31, divisor < 2^20. */
+static uint64_t float_of(int64_t n, uint32_t divisor, unsigned shift, unsigned fraction_bits, int bias)
+{
+    uint64_t sign = n < 0, a = (uint64_t)(n < 0 ? -n : n);
+
+    if (!a) return 0;
+    int up = __builtin_clzll(a);
+    a <<= up;
+    uint64_t q = a / divisor, rest = a % divisor;
+    // twenty more digits where there is room: then q has 62 bits or more
+    int more = __builtin_clzll(q);
+    rest <<= more;
+    q = q << more | rest / divisor;
+    rest %= divisor;
+    int e = 63 - __builtin_clzll(q); // value = q / 2^(up + more + shift)
+    unsigned cut = (unsigned)e - fraction_bits;
+    uint64_t half = UINT64_C(1) << (cut - 1), tail = q & (2 * half - 1), m = q >> cut;
+    m += tail > half || (tail == half && (rest || m & 1));
+    int exponent = e - up - more - (int)shift + bias;
+    uint64_t bits = ((uint64_t)exponent << fraction_bits) + (m - (UINT64_C(1) << fraction_bits));
+    return bits | sign << (fraction_bits == 23 ? 31 : 63);
+}
+
+static uint64_t float_bits(const map *m, nsvq_type type, int64_t n)
+{
+    static const uint32_t tens[] = {1, 10, 100, 1000, 10000, 100000, 1000000};
+    uint32_t divisor = m->kind == MAP_DECIMAL ? tens[m->exponent] : 1;
+    unsigned shift = m->kind == MAP_BINARY ? m->exponent : 0;
+
+    return type == NSVQ_TYPE_F32 ? float_of(n, divisor, shift, 23, 127)
+                                 : float_of(n, divisor, shift, 52, 1023);
+}
+
+static double value_of(uint64_t bits, nsvq_type type)
+{
+    uint32_t low = (uint32_t)bits;
+    float f;
+    double d;
+
+    if (type == NSVQ_TYPE_F64) {
+        memcpy(&d, &bits, 8);
+        return d;
+    }
+    memcpy(&f, &low, 4);
+    return f;
+}
+
+/* The number of a sample, if it has one. */
+static bool number_of(const map *m, nsvq_type type, uint64_t bits, int64_t *n)
+{
+    static const double tens[] = {1, 10, 100, 1000, 10000, 100000, 1000000};
+    double v = value_of(bits, type);
+
+    v *= m->kind == MAP_DECIMAL ? tens[m->exponent] : (double)(UINT64_C(1) << m->exponent);
+    if (!(v > -2e8 && v < 2e8)) return false;
+    *n = (int64_t)(v < 0 ? v - 0.5 : v + 0.5);
+    return float_bits(m, type, *n) == bits;
+}
+
+static bool all_are_numbers(const map *m, nsvq_type type, const uint64_t *in, const uint8_t *mask, size_t n,
+                            size_t step)
+{
+    int64_t number;
+
+    for (size_t i = 0; i < n; i += step)
+        if (!(mask && mask[i]) && !number_of(m, type, in[i], &number)) return false;
+    return true;
+}
+
+/* Numbers of at most 2^24 are worth it: that is what a float's fraction holds anyway. */
+static bool choose_kind(map *m, nsvq_type type, const uint64_t *in, const uint8_t *mask, size_t n)
+{
+    for (int kind = MAP_BINARY; kind <= MAP_DECIMAL; kind++)
+        for (unsigned e = kind == MAP_DECIMAL; e <= (kind == MAP_DECIMAL ? MAX_DECIMAL : MAX_BINARY); e++) {
+            m->kind = (uint8_t)kind;
+            m->exponent = (uint8_t)e;
+            if (all_are_numbers(m, type, in, mask, n, 1 + n / 61) && all_are_numbers(m, type, in, mask, n, 1))
+                return true;
+        }
+    m->kind = MAP_ORDER;
+    m->exponent = 0;
+    return false;
+}
+
+/* ---- choosing ---- */
+
+static uint64_t gcd(uint64_t a, uint64_t b)
+{
+    while (b) {
+        uint64_t c = a % b;
+        a = b;
+        b = c;
+    }
+    return a;
+}
+
+/* Offsets of numbers, so that they are positive. */
+static uint64_t key_of(const map *m, nsvq_type type, uint64_t bits)
+{
+    int64_t n = 0;
+
+    if (m->kind == MAP_ORDER) return ordered(bits, type);
+    number_of(m, type, bits, &n);
+    return (uint64_t)(n + INT32_MAX);
+}
+
+static uint64_t sample_of_key(const map *m, nsvq_type type, uint64_t key)
+{
+    if (m->kind == MAP_ORDER) return unordered(key, type);
+    return float_bits(m, type, (int64_t)(key - INT32_MAX));
+}
+
+static unsigned bits_of(uint64_t v)
+{
+    return v ? 64 - (unsigned)__builtin_clzll(v) : 0;
+}
+
+static void sort_numbers(uint32_t *v, uint32_t *other, size_t n, uint32_t most)
+{
+    uint32_t *from = v, *to = other;
+
+    for (unsigned shift = 0; shift < 32 && most >> shift; shift += 11) {
+        size_t count[2049] = {0};
+        for (size_t i = 0; i < n; i++) count[(from[i] >> shift & 2047) + 1]++;
+        for (int i = 0; i < 2048; i++) count[i + 1] += count[i];
+        for (size_t i = 0; i < n; i++) to[count[from[i] >> shift & 2047]++] = from[i];
+        uint32_t *swap = from;
+        from = to;
+        to = swap;
+    }
+    if (from != v) memcpy(v, from, n * sizeof *v);
+}
+
+/* The distinct numbers of v, if a table of them saves more than it takes. */
+static bool choose_table(map *m, uint32_t *v, const uint8_t *mask, size_t n)
+{
+    size_t used = 0, distinct = 0;
+    uint64_t table_bits = 0;
+
+    if (m->range < 3) return true;
+    uint32_t *sorted = malloc(2 * n * sizeof *sorted);
+    if (!sorted) return false;
+    for (size_t i = 0; i < n; i++)
+        if (!(mask && mask[i])) sorted[used++] = v[i];
+    sort_numbers(sorted, sorted + n, used, m->range);
+    for (size_t i = 0; i < used; i++)
+        if (!i || sorted[i] != sorted[i - 1]) sorted[distinct++] = sorted[i];
+    for (size_t i = 1; i < distinct; i++) table_bits += bits_of(sorted[i] - sorted[i - 1]) + 1;
+    // a table saves about log2(range / distinct) for each sample
+    uint64_t ratio = ((uint64_t)m->range + 1) * 16 / distinct;
+    uint64_t saved = (uint64_t)used * (ratio < 19 ? 0 : ratio < 24 ? 2 : ratio < 32 ? 4 : 8 * (bits_of(ratio) - 5)) / 8;
+    if (saved <= table_bits + 64) {
+        free(sorted);
+        return true;
+    }
+    m->table = sorted;
+    m->n_table = (uint32_t)distinct;
+    for (size_t i = 0; i < n; i++) {
+        if (mask && mask[i]) continue;
+        size_t low = 0, high = distinct;
+        while (high - low > 1) {
+            size_t mid = (low + high) / 2;
+            if (sorted[mid] <= v[i])
+                low = mid;
+            else
+                high = mid;
+        }
+        v[i] = (uint32_t)low;
+    }
+    m->range = (uint32_t)distinct - 1;
+    return true;
+}
+
+bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint8_t *mask, size_t n, uint32_t *v,
+                uint64_t *low_bits, bool try_table)
+{
+    uint64_t low = UINT64_MAX, high = 0, steps = 0, sum = 0;
+    size_t used = 0;
+
+    m->step = 1;
+    if (is_float(type) && choose_kind(m, type, in, mask, n) && m->kind == MAP_BINARY && m->exponent) {
+        uint64_t least = UINT64_MAX, most = 0, first = UINT64_MAX, last = 0;
+        for (size_t i = 0; i < n; i++) {
+            if (mask && mask[i]) continue;
+            uint64_t k = key_of(m, type, in[i]), o = ordered(in[i], type);
+            least = k < least ? k : least;
+            most = k > most ? k : most;
+            first = o < first ? o : first;
+            last = o > last ? o : last;
+        }
+        if (most - least > last - first) m->kind = MAP_ORDER, m->exponent = 0;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (mask && mask[i]) continue;
+        uint64_t k = key_of(m, type, in[i]);
+        if (used++ && steps != 1) steps = gcd(k > low ? k - low : low - k, steps);
+        low = k < low ? k : low;
+        high = k > high ? k : high;
+    }
+    if (!used) low = high = 0;
+    m->base = low;
+    m->step = steps ? steps : 1;
+    while ((high - low) / m->step >> m->low_bits >= MAX_RANGE) m->low_bits++;
+    m->range = (uint32_t)((high - low) / m->step >> m->low_bits);
+    for (size_t i = 0; i < n; i++) {
+        v[i] = 0;
+        if (mask && mask[i]) continue;
+        uint64_t k = (key_of(m, type, in[i]) - low) / m->step;
+        if (m->low_bits) low_bits[i] = k & ((UINT64_C(1) << m->low_bits) - 1);
+        v[i] = (uint32_t)(k >> m->low_bits);
+    }
+    if (try_table && !m->low_bits && used && !choose_table(m, v, mask, n)) return false;
+    for (size_t i = 0; i < n; i++) sum += mask && mask[i] ? 0 : v[i];
+    m->mean = used ? (uint32_t)(sum / used) : 0;
+    return true;
+}
+
+/* ---- fields ---- */
+
+enum { /* contexts of numbers */
+    NUMBER_KIND, NUMBER_EXPONENT, NUMBER_BASE, NUMBER_STEP, NUMBER_LOW, NUMBER_RANGE, NUMBER_MEAN,
+    NUMBER_TABLE, NUMBER_DELTA, /* 6 */
+    NUMBER_SPECIAL = 15
+};
+
+static void code_table(map *m, coder *c, size_t n)
+{
+    uint32_t last = 0;
+
+    m->n_table = (uint32_t)number64(c, NUMBER_TABLE, m->n_table);
+    if (c->bad || m->n_table > n || !m->n_table) {
+        c->bad = true;
+        return;
+    }
+    if (!c->writing && !(m->table = calloc(m->n_table, sizeof *m->table))) c->bad = true;
+    unsigned k = 0;
+    if (c->writing) {
+        uint64_t mean = m->table[m->n_table - 1] / m->n_table;
+        k = bits_of(mean) > 3 ? bits_of(mean) - 3 : 0;
+    }
+    k = (unsigned)number(c, NUMBER_TABLE, 0, (int32_t)k, 0, 28);
+    unsigned context = 0;
+    for (uint32_t i = 1; i < m->n_table && !c->bad; i++) {
+        int32_t d = c->writing ? (int32_t)(m->table[i] - m->table[i - 1] - 1) : 0;
+        d = number(c, NUMBER_DELTA + context, k, d, 0, MAX_RANGE);
+        last += (uint32_t)d + 1;
+        if (last > MAX_RANGE) c->bad = true;
+        if (!c->writing) m->table[i] = last;
+        context = (uint32_t)d >> k < 5 ? (uint32_t)d >> k : 5;
+    }
+    m->range = m->n_table - 1;
+}
+
+void map_code(map *m, coder *c, nsvq_type type, size_t n)
+{
+    int flags = m->kind | (m->n_table > 0) << 2 | m->has_special << 3 | (m->low_bits > 0) << 4 | (m->step != 1) << 5;
+
+    flags = number(c, NUMBER_KIND, 1, flags, 0, 63);
+    m->kind = flags & 3;
+    m->has_special = flags >> 3 & 1;
+    if (m->kind >= N_MAPS || (m->kind != MAP_ORDER && !is_float(type))) c->bad = true;
+    if (m->kind != MAP_ORDER)
+        m->exponent = (uint8_t)number(c, NUMBER_EXPONENT, 0, m->exponent, 0,
+                                      m->kind == MAP_DECIMAL ? MAX_DECIMAL : MAX_BINARY);
+    m->base = number64(c, NUMBER_BASE, m->base);
+    m->step = flags & 32 ? number64(c, NUMBER_STEP, m->step) : 1;
+    if (flags & 16) m->low_bits = (unsigned)number(c, NUMBER_LOW, 1, (int32_t)m->low_bits, 1, 35);
+    if (flags & 4)
+        code_table(m, c, n);
+    else
+        m->range = (uint32_t)number64(c, NUMBER_RANGE, m->range);
+    if (m->range >= MAX_RANGE) c->bad = true;
+    // the mean is near the last band's more often than not, but small beside all else
+    m->mean = (uint32_t)number64(c, NUMBER_MEAN, m->mean);
+    if (m->mean > m->range) c->bad = true;
+    if (m->has_special) m->special = number64(c, NUMBER_SPECIAL, m->special);
+    if (m->kind != MAP_ORDER && !c->bad) { // numbers stay where float_of is defined
+        uint64_t most = m->n_table ? m->table[m->n_table - 1] : m->range;
+        if (m->low_bits || m->step > UINT32_MAX || m->base > UINT32_MAX || most * m->step + m->base > UINT32_MAX - 1)
+            c->bad = true;
+    }
+}
+
+uint64_t map_sample(const map *m, nsvq_type type, uint32_t v, uint64_t low)
+{
+    uint64_t n = m->n_table ? m->table[v] : v;
+
+    return sample_of_key(m, type, (n << m->low_bits | low) * m->step + m->base);
+}
+
+void map_free(map *m)
+{
+    free(m->table);
+    *m = (map){0};
+}

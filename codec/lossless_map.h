@@ -1,0 +1,38 @@
+/* lossless_map.h - samples <-> numbers 0 .. range of a band (FORMAT.md 4.5.3). May include:
+ * lossless.h, lossless_coder.h. */
+#ifndef NSVQ_LOSSLESS_MAP_H
+#define NSVQ_LOSSLESS_MAP_H
+
+#include "lossless.h"
+#include "lossless_coder.h"
+
+#define MAX_RANGE (1u << 29)
+
+enum { MAP_ORDER, MAP_BINARY, MAP_DECIMAL, N_MAPS }; /* how a float is a whole number */
+
+typedef struct map {
+    uint8_t kind;       /* of those; MAP_ORDER for whole types */
+    uint8_t exponent;   /* value = number / 2^exponent or 10^exponent */
+    uint64_t base, step;
+    unsigned low_bits;  /* raw ones of each sample, below the number */
+    uint32_t range, mean;
+    uint32_t n_table;   /* values used, or 0: all */
+    uint32_t *table;    /* [n_table] owned: number of table index */
+    bool has_special;   /* samples with these bits are in the mask */
+    uint64_t special;
+} map;
+
+uint64_t sample_load(const uint8_t *p, size_t bytes);
+void sample_store(uint8_t *p, size_t bytes, uint64_t v);
+
+/* Chooses a map for samples in[i] (their bits) that are not masked; sets v[i], and low[i] when
+ * m->low_bits. try_table: value tables are considered. False without memory. */
+bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint8_t *mask, size_t n, uint32_t *v,
+                uint64_t *low, bool try_table);
+/* Reads or writes the fields. */
+void map_code(map *m, coder *c, nsvq_type type, size_t n);
+/* The sample's bits for number v and raw bits. */
+uint64_t map_sample(const map *m, nsvq_type type, uint32_t v, uint64_t low);
+void map_free(map *m);
+
+#endif

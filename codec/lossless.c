@@ -19,7 +19,9 @@ typedef struct block {
     uint32_t *v;            /* [n] numbers */
     uint8_t *mask[2];       /* [n] of this band, and of the last that had one */
     bool has_before;        /* mask[1] holds one */
+    uint64_t special;       /* bits of the samples in it */
     uint8_t *skip;          /* [n] */
+    coder_mark mark;        /* for trials */
 } block;
 
 static bool block_create(block *k, const lossless_shape *s)
@@ -48,24 +50,30 @@ static void block_free(block *k)
     free(masks);
 }
 
-enum { /* contexts of numbers: lossless_map.c has 0 .. 15, lossless_band.c the rest below these */
-    NUMBER_MASK = N_NUMBERS - 1
+enum { /* contexts of numbers: lossless_map.c and lossless_band.c have those below */
+    NUMBER_SPECIAL = N_NUMBERS - 2,
+    NUMBER_SPECIAL_VALUE
 };
 
-enum { MASK_SAME, MASK_NEW };
+enum { SPECIAL_NONE, SPECIAL_SAME, SPECIAL_MASK, SPECIAL_NEW };
 
-/* Which samples are special; mask[0] becomes NULL-like when none is. */
-static void code_mask(block *k, bool has)
+/* One value may be told by a mask instead. A writer with `has` set has filled mask[0]. */
+static void code_special(block *k, bool has, uint64_t special)
 {
     coder *c = &k->b.c;
     size_t n = (size_t)k->s->width * k->s->height;
-    int kind = MASK_NEW;
+    int kind = SPECIAL_NONE;
 
+    if (has)
+        kind = !k->has_before || special != k->special  ? SPECIAL_NEW
+               : memcmp(k->mask[0], k->mask[1], n)      ? SPECIAL_MASK
+                                                        : SPECIAL_SAME;
+    kind = number(c, NUMBER_SPECIAL, 0, kind, 0, SPECIAL_NEW);
+    if (!k->has_before && (kind == SPECIAL_SAME || kind == SPECIAL_MASK)) c->bad = true;
     k->b.mask = NULL;
-    if (!has) return;
-    if (c->writing && k->has_before && !memcmp(k->mask[0], k->mask[1], n)) kind = MASK_SAME;
-    kind = number(c, NUMBER_MASK, 0, kind, k->has_before ? MASK_SAME : MASK_NEW, MASK_NEW);
-    if (kind == MASK_NEW) {
+    if (c->bad || kind == SPECIAL_NONE) return;
+    if (kind == SPECIAL_NEW) k->special = number64(c, NUMBER_SPECIAL_VALUE, special);
+    if (kind != SPECIAL_SAME) {
         mask_code(c, k->mask[0], k->has_before ? k->mask[1] : NULL, k->s->width, k->s->height);
         uint8_t *swap = k->mask[0];
         k->mask[0] = k->mask[1];
@@ -153,36 +161,79 @@ static size_t mark_repeats(block *k)
     return n;
 }
 
-static bool encode_band(block *k, const uint8_t *in, const void *nodata, int effort)
+/* How a band may be coded. */
+typedef struct variant {
+    bool table, repeats;
+} variant;
+
+static bool write_band(block *k, variant t, int effort)
 {
-    size_t n = (size_t)k->s->width * k->s->height, bytes = lossless_sample_bytes(k->s->type), valid = 0;
+    size_t n = (size_t)k->s->width * k->s->height;
     bands *b = &k->b;
-    coder *c = &b->c;
     map m = {0};
 
-    for (size_t i = 0; i < n; i++) k->bits[i] = sample_load(in + i * bytes, bytes);
-    m.has_special = find_special(k, nodata, &m.special);
-    for (size_t i = 0; m.has_special && i < n; i++) k->mask[0][i] = k->bits[i] == m.special;
-    for (size_t i = 0; i < n; i++) valid += !(m.has_special && k->mask[0][i]);
-    if (!map_choose(&m, k->s->type, k->bits, m.has_special ? k->mask[0] : NULL, n, k->v, k->low, true)) return false;
-    map_code(&m, c, k->s->type, n);
-    code_mask(k, m.has_special);
+    if (!map_choose(&m, k->s->type, k->bits, b->mask, n, k->v, k->low, t.table)) return false;
+    map_code(&m, &b->c, k->s->type, n);
     code_low_bits(k, &m);
     b->low = -(int32_t)m.mean;
     b->high = (int32_t)(m.range - m.mean);
+    bool ok = true;
     if (m.range) {
         place_samples(k, &m);
-        b->repeats = mark_repeats(k) > valid * 3 / 10;
-        b->skip = b->repeats ? k->skip : (uint8_t *)b->mask;
-        if (!bands_fit(b, effort)) {
-            map_free(&m);
-            return false;
-        }
-        bands_code(b);
+        mark_repeats(k);
+        b->repeats = t.repeats;
+        b->skip = t.repeats ? k->skip : (uint8_t *)b->mask;
+        ok = bands_fit(b, effort);
+        if (ok) bands_code(b);
     } else {
         constant_band(b);
     }
     map_free(&m);
+    return ok;
+}
+
+/* How many samples that are not masked are equal to a neighbour. */
+static size_t count_repeats(const block *k, const uint8_t *mask, size_t *valid)
+{
+    uint32_t w = k->s->width;
+    size_t n = (size_t)w * k->s->height, repeats = 0;
+
+    *valid = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (mask && mask[i]) continue;
+        ++*valid;
+        repeats += (i % w && k->bits[i] == k->bits[i - 1]) || (i >= w && k->bits[i] == k->bits[i - w]);
+    }
+    return repeats;
+}
+
+static bool encode_band(block *k, const uint8_t *in, const void *nodata, int effort)
+{
+    size_t n = (size_t)k->s->width * k->s->height, bytes = lossless_sample_bytes(k->s->type), valid;
+    coder *c = &k->b.c;
+    uint64_t special = 0;
+    variant tries[4], best = {0};
+    int n_tries = 0;
+    uint64_t least = UINT64_MAX;
+
+    for (size_t i = 0; i < n; i++) k->bits[i] = sample_load(in + i * bytes, bytes);
+    bool has_special = find_special(k, nodata, &special);
+    for (size_t i = 0; has_special && i < n; i++) k->mask[0][i] = k->bits[i] == special;
+    code_special(k, has_special, special);
+    size_t repeats = count_repeats(k, k->b.mask, &valid);
+    if (repeats < valid / 100 * 85) tries[n_tries++] = (variant){true, false};
+    if (repeats > valid / 100 * 15) tries[n_tries++] = (variant){true, true};
+    if (n_tries == 1) return write_band(k, tries[0], effort);
+    coder_set_mark(&k->mark, c);
+    for (int i = 0; i <= n_tries; i++) {
+        if (i == n_tries && !memcmp(&best, &tries[i - 1], sizeof best)) break; // the last one stays
+        if (i) coder_go_back(c, &k->mark);
+        if (!write_band(k, i < n_tries ? tries[i] : best, effort)) return false;
+        uint64_t cost = coder_cost(c, &k->mark);
+        if (cost >= least) continue;
+        least = cost;
+        best = tries[i];
+    }
     return true;
 }
 
@@ -215,8 +266,8 @@ static void decode_band(block *k, uint8_t *out)
     coder *c = &b->c;
     map m = {0};
 
-    map_code(&m, c, type, n);
-    if (!c->bad) code_mask(k, m.has_special);
+    code_special(k, false, 0);
+    if (!c->bad) map_code(&m, c, type, n);
     if (!c->bad) code_low_bits(k, &m);
     b->low = -(int32_t)m.mean;
     b->high = (int32_t)(m.range - m.mean);
@@ -227,7 +278,7 @@ static void decode_band(block *k, uint8_t *out)
         const uint8_t *mask = b->mask ? b->mask + (size_t)y * b->w : NULL;
         const uint64_t *low = k->low + (size_t)y * b->w;
         for (uint32_t x = 0; x < b->w; x++, out += bytes) {
-            uint64_t bits = mask && mask[x] ? m.special
+            uint64_t bits = mask && mask[x] ? k->special
                                             : map_sample(&m, type, (uint32_t)row[x] + m.mean, m.low_bits ? low[x] : 0);
             sample_store(out, bytes, bits);
         }

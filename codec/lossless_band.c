@@ -102,35 +102,37 @@ static bool is_serial(const tap *t)
 }
 
 /* What the samples of other rows and bands add to the prediction of n samples from x0 on. */
-static void add_taps(const bands *b, const int32_t *coef, uint32_t y, uint32_t x0, uint32_t n)
+CLONES static void add_taps(const bands *b, const int32_t *coef, bool serial, uint32_t y, uint32_t x0,
+                            uint32_t n)
 {
     const fit *f = &b->f;
     int32_t *restrict sums = b->sums + x0;
 
     for (int t = 0; t < f->n_taps; t++) {
         const tap *p = &f->taps[t];
-        if (is_serial(p)) continue;
+        if (!serial && is_serial(p)) continue;
         const int32_t *s = b->sample[p->back] + ((ptrdiff_t)y + p->dy) * b->stride + p->dx + x0;
         uint32_t c = (uint32_t)coef[t];
         for (uint32_t x = 0; x < n; x++) sums[x] = (int32_t)((uint32_t)sums[x] + c * (uint32_t)s[x]);
     }
 }
 
-static void add_taps_wide(const bands *b, const int32_t *coef, uint32_t y, uint32_t x0, uint32_t n)
+CLONES static void add_taps_wide(const bands *b, const int32_t *coef, bool serial, uint32_t y, uint32_t x0,
+                                 uint32_t n)
 {
     const fit *f = &b->f;
     int64_t *restrict sums = b->wide_sums + x0;
 
     for (int t = 0; t < f->n_taps; t++) {
         const tap *p = &f->taps[t];
-        if (is_serial(p)) continue;
+        if (!serial && is_serial(p)) continue;
         const int32_t *s = b->sample[p->back] + ((ptrdiff_t)y + p->dy) * b->stride + p->dx + x0;
         int64_t c = coef[t];
         for (uint32_t x = 0; x < n; x++) sums[x] += c * s[x];
     }
 }
 
-static void predict_row(const bands *b, bool wide, uint32_t y)
+static void predict_row(const bands *b, bool wide, bool serial, uint32_t y)
 {
     const uint8_t *sets = b->cell + (size_t)(y / CELL) * b->cells_x;
 
@@ -141,16 +143,21 @@ static void predict_row(const bands *b, bool wide, uint32_t y)
         int32_t bias = b->f.bias[set] + (1 << (COEF_BITS - 1));
         if (wide) {
             for (uint32_t x = x0; x < x1; x++) b->wide_sums[x] = bias;
-            add_taps_wide(b, b->f.coef[set], y, x0, x1 - x0);
+            add_taps_wide(b, b->f.coef[set], serial, y, x0, x1 - x0);
         } else {
             for (uint32_t x = x0; x < x1; x++) b->sums[x] = bias;
-            add_taps(b, b->f.coef[set], y, x0, x1 - x0);
+            add_taps(b, b->f.coef[set], serial, y, x0, x1 - x0);
         }
     }
 }
 
+void bands_predict_row(const bands *b, bool wide, uint32_t y)
+{
+    predict_row(b, wide, true, y);
+}
+
 /* Can sums leave 32 bits? */
-static bool needs_wide(const bands *b)
+bool bands_need_wide(const bands *b)
 {
     int64_t most = b->high > -(int64_t)b->low ? b->high : -(int64_t)b->low;
 
@@ -166,7 +173,7 @@ static bool needs_wide(const bands *b)
 /* ---- scale ---- */
 
 /* Estimated magnitude of the residuals in 1 / 64, without what this row adds. */
-static void scale_row(const bands *b, uint32_t y)
+CLONES static void scale_row(const bands *b, uint32_t y)
 {
     const uint8_t *k = b->f.scale;
     const uint16_t *up = b->magnitude[0] + ((ptrdiff_t)y - 1) * b->stride, *up2 = up - b->stride;
@@ -215,7 +222,7 @@ void mask_code(coder *c, uint8_t *mask, const uint8_t *before, uint32_t w, uint3
 
 /* Is row[x] the sample to its left or above? Sets it when read. *from: 1 or 2, where it came from. */
 static inline __attribute__((always_inline)) bool code_repeat(bands *b, int32_t *row, const int32_t *before,
-                                                              ptrdiff_t x, bool writing, int *from)
+                                                              ptrdiff_t x, int *from)
 {
     const int32_t *up = row - b->stride, *up_before = before - b->stride;
     int32_t w = row[x - 1], n = up[x], v = row[x];
@@ -279,7 +286,7 @@ static inline __attribute__((always_inline)) void code_row(bands *b, uint32_t y,
                 continue;
             }
             int from;
-            if (repeats && code_repeat(b, row, before, x, writing, &from)) {
+            if (repeats && code_repeat(b, row, before, x, &from)) {
                 s1 = row[x];
                 m1 = from == 1 ? m1 : magnitude[(ptrdiff_t)x - b->stride];
                 magnitude[x] = (uint16_t)m1;
@@ -309,11 +316,11 @@ static inline __attribute__((always_inline)) void code_row(bands *b, uint32_t y,
 
 static void code_samples(bands *b)
 {
-    bool wide = needs_wide(b), writing = b->c.writing;
+    bool wide = bands_need_wide(b), writing = b->c.writing;
 
     for (uint32_t y = 0; y < b->h && !b->c.bad; y++) {
         const uint8_t *mask = b->mask ? b->mask + (size_t)y * b->w : NULL;
-        predict_row(b, wide, y);
+        predict_row(b, wide, false, y);
         scale_row(b, y);
         if (writing)
             code_row(b, y, true, wide, mask, b->repeats);

@@ -57,6 +57,10 @@ bool fit_taps(fit *f, uint32_t band);
 /* Codes f and cell, then the samples of sample[0]. A writer has set mask, low, high, f, cell, samples. */
 void bands_code(bands *b);
 
+/* Sums of row y of sample[0], all of which is known, go to b->sums or, if wide, to b->wide_sums. */
+void bands_predict_row(const bands *b, bool wide, uint32_t y);
+bool bands_need_wide(const bands *b);
+
 /* The part of the stream that tells masked samples; mask [h][w], before: that of the band before or NULL. */
 void mask_code(coder *c, uint8_t *mask, const uint8_t *before, uint32_t w, uint32_t h);
 

@@ -114,3 +114,41 @@ void coder_free(coder *c)
     free(c->copy);
     wr_free(&c->raw);
 }
+
+/* ---- trials ---- */
+
+void coder_set_mark(coder_mark *m, const coder *c)
+{
+    m->n = c->n;
+    m->raw_size = c->raw.size;
+    m->acc = c->acc;
+    m->n_acc = c->n_acc;
+    memcpy(m->number, c->number, sizeof m->number);
+    memcpy(m->residual, c->residual, sizeof m->residual);
+    memcpy(m->one, c->one, sizeof m->one);
+}
+
+void coder_go_back(coder *c, const coder_mark *m)
+{
+    c->n = m->n;
+    c->raw.size = m->raw_size;
+    c->acc = m->acc;
+    c->n_acc = m->n_acc;
+    memcpy(c->number, m->number, sizeof m->number);
+    memcpy(c->residual, m->residual, sizeof m->residual);
+    memcpy(c->one, m->one, sizeof m->one);
+}
+
+uint64_t coder_cost(const coder *c, const coder_mark *m)
+{
+    uint64_t cost = 256 * (8 * (uint64_t)(c->raw.size - m->raw_size) + c->n_acc) - 256 * m->n_acc;
+
+    for (size_t i = m->n; i < c->n; i++) {
+        uint32_t f = c->symbols[i].freq;
+        unsigned e = 31 - (unsigned)__builtin_clz(f);
+        uint32_t part = (f << (31 - e) & 0x7fffffff) >> 15; // of an octave, 16 bits
+        // log2(1 + t) = t * (1.3465 - 0.3465 t), nearly
+        cost += 256 * (RANS_BITS - e) - ((uint64_t)part * (88244 - (part * 22708ull >> 16)) >> 24);
+    }
+    return cost;
+}

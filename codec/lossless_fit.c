@@ -96,23 +96,18 @@ static void round_coefs(int32_t *out, const double *c, double r[MAX_UNKNOWNS][MA
 #define LANES 4
 typedef double lanes __attribute__((vector_size(8 * LANES)));
 
-static lanes load(const double *p)
-{
-    lanes v;
-
-    memcpy(&v, p, sizeof v);
-    return v;
-}
+typedef lanes lanes_at __attribute__((aligned(8), may_alias));
+#define load(p) (*(const lanes_at *)(p))
 
 /* m[i][j] += x[i] . x[j] for j >= i: whole numbers below 2^53, so no order matters. n: of lanes. */
-static void add_products(moments *g, const double *const *x, int n_x, int n)
+CLONES static void add_products(moments *g, const double *const *x, const double *weight, int n_x, int n)
 {
     for (int i = 0; i < n_x; i++) {
         int j = i;
         for (; j + 4 <= n_x; j += 4) {
             lanes s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
             for (int k = 0; k < n; k += LANES) {
-                lanes v = load(x[i] + k);
+                lanes v = load(x[i] + k) * load(weight + k);
                 s0 += v * load(x[j] + k);
                 s1 += v * load(x[j + 1] + k);
                 s2 += v * load(x[j + 2] + k);
@@ -127,7 +122,7 @@ static void add_products(moments *g, const double *const *x, int n_x, int n)
         }
         for (; j < n_x; j++) {
             lanes s = {0};
-            for (int k = 0; k < n; k += LANES) s += load(x[i] + k) * load(x[j] + k);
+            for (int k = 0; k < n; k += LANES) s += load(x[i] + k) * load(weight + k) * load(x[j] + k);
             for (int l = 0; l < LANES; l++) g->m[i][j] += s[l];
         }
     }
@@ -145,6 +140,7 @@ typedef struct fitting {
     double *rows;       /* [n_taps + 2][padded width] */
     size_t pitch;
     double scale;       /* of samples, so that products stay exact */
+    double *weight;     /* [h][pitch] of the samples' squared errors */
     moments g;
 } fitting;
 
@@ -173,12 +169,15 @@ static void add_row(fitting *f, moments *g, uint32_t y, uint32_t x0, uint32_t x1
                 if (skip[k]) row[k - x0] = 0;
         for (int k = (int)(x1 - x0); k < width; k++) row[k] = 0;
     }
-    add_products(g, x, n, width);
+    add_products(g, x, f->weight + (size_t)y * f->pitch + x0, n, width);
 }
 
-static uint32_t rows_step(const bands *b)
+/* Every how manyth row is looked at, so that about n samples are. */
+static uint32_t rows_step(const bands *b, uint32_t n)
 {
-    return b->w * b->h > 65536 ? 2 : 1;
+    uint32_t step = b->w * b->h / n;
+
+    return step ? step : 1;
 }
 
 /* ---- choosing taps ---- */
@@ -259,13 +258,6 @@ static void choose_taps(fitting *f)
 
 /* ---- scales ---- */
 
-static uint32_t magnitude_of(int64_t p, int32_t v, int64_t low, int64_t high)
-{
-    p >>= COEF_BITS;
-    p = p < low ? low : p > high ? high : p;
-    return (uint32_t)(v > p ? v - p : p - v);
-}
-
 /* Features of scale at x: constant first, FORMAT.md's order. */
 static void scale_features(double *out, const bands *b, uint32_t y, uint32_t x)
 {
@@ -286,14 +278,13 @@ static void scale_features(double *out, const bands *b, uint32_t y, uint32_t x)
     out[10] = m[0];
 }
 
-static void fit_scale(bands *b)
+static void fit_scale(bands *b, uint32_t step)
 {
     enum { N = N_SCALES };
     static const uint8_t plain[N] = {8, 16, 12, 6, 8, 4, 4, 0, 0, 0};
     uint8_t *scale = b->f.scale;
     moments g;
     double x[N + 1], c[MAX_UNKNOWNS], r[MAX_UNKNOWNS][MAX_UNKNOWNS];
-    uint32_t step = b->w * b->h > 65536 ? 3 : 1;
 
     memset(&g, 0, sizeof g);
     for (uint32_t y = 1; y < b->h; y += step)
@@ -327,71 +318,95 @@ static void fit_scale(bands *b)
     for (int i = 0; i < n; i++) scale[list[i]] = (uint8_t)round_to(c[i] * 64, 255);
 }
 
-/* Magnitudes of the residuals, for fit_scale; the coder will find nearly the same. */
-static void set_magnitudes(bands *b, int64_t *sums)
+/* Magnitudes of the residuals of a row, nearly as the coder will find them; returns their sum. */
+static uint64_t set_magnitudes_of_row(bands *b, bool wide, uint32_t y)
 {
-    const fit *f = &b->f;
-    double total = 0;
+    const int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
+    const uint8_t *skip = b->skip ? b->skip + (size_t)y * b->w : NULL;
+    uint16_t *out = b->magnitude[0] + (ptrdiff_t)y * b->stride;
+    unsigned shift = b->f.shift;
+    uint64_t sum = 0;
 
-    for (int pass = 0; pass < 2; pass++) {
-        for (uint32_t y = 0; y < b->h; y++) {
-            const int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
-            uint16_t *out = b->magnitude[0] + (ptrdiff_t)y * b->stride;
-            for (uint32_t x0 = 0; x0 < b->w; x0 += CELL) {
-                uint32_t n = b->w - x0 < CELL ? b->w - x0 : CELL;
-                uint32_t set = b->cell[y / CELL * b->cells_x + x0 / CELL];
-                for (uint32_t x = 0; x < n; x++) sums[x] = f->bias[set] + (1 << (COEF_BITS - 1));
-                for (int t = 0; t < f->n_taps; t++) {
-                    const tap *p = &f->taps[t];
-                    const int32_t *s = b->sample[p->back] + ((ptrdiff_t)y + p->dy) * b->stride + p->dx + x0;
-                    int64_t c = f->coef[set][t];
-                    for (uint32_t x = 0; x < n; x++) sums[x] += c * s[x];
-                }
-                for (uint32_t x = 0; x < n; x++) {
-                    uint32_t a = magnitude_of(sums[x], row[x0 + x], b->low, b->high);
-                    if (b->skip && b->skip[(size_t)y * b->w + x0 + x]) {
-                        bool left = x0 + x && row[x0 + x] == row[x0 + x - 1];
-                        out[x0 + x] = b->mask && b->mask[(size_t)y * b->w + x0 + x] ? 0
-                                      : left ? out[x0 + x - 1] : *(out + x0 + x - b->stride);
-                        continue;
-                    }
-                    total += pass ? 0 : a;
-                    a >>= f->shift;
-                    out[x0 + x] = (uint16_t)(a < 65535 ? a : 65535);
-                }
-            }
-            out[-1] = out[0];
-            out[b->w] = out[b->w - 1];
-            if (y + 1 == b->h) memcpy(out - MARGIN + b->stride, out - MARGIN, (size_t)b->stride * 2);
-        }
-        total /= (double)b->w * b->h;
-        if (pass || total < 1024) break;
-        while (total >= 512) {
-            total /= 2;
-            b->f.shift++;
-        }
+    bands_predict_row(b, wide, y);
+    for (uint32_t x = 0; x < b->w; x++) {
+        int64_t p = (wide ? b->wide_sums[x] : b->sums[x]) >> COEF_BITS;
+        p = p < b->low ? b->low : p > b->high ? b->high : p;
+        uint32_t a = (uint32_t)(row[x] > p ? row[x] - p : p - row[x]);
+        sum += a;
+        a >>= shift;
+        out[x] = (uint16_t)(a < 65535 ? a : 65535);
     }
+    for (uint32_t x = 0; skip && x < b->w; x++)
+        if (skip[x]) {
+            bool left = x && row[x] == row[x - 1];
+            out[x] = b->mask && b->mask[(size_t)y * b->w + x] ? 0 : left ? out[x - 1] : *(out + x - b->stride);
+        }
+    out[-1] = out[0];
+    out[b->w] = out[b->w - 1];
+    return sum;
 }
 
+static void set_magnitudes(bands *b)
+{
+    bool wide = bands_need_wide(b);
+
+    if (wide) { // a shift is needed for large ones only
+        double mean = 0;
+        for (uint32_t y = 0; y < b->h; y += 4) mean += (double)set_magnitudes_of_row(b, wide, y) * 4;
+        mean /= (double)b->w * b->h;
+        for (b->f.shift = 0; mean >= 512; mean /= 2) b->f.shift++;
+    }
+    for (uint32_t y = 0; y < b->h; y++) set_magnitudes_of_row(b, wide, y);
+    uint16_t *last = b->magnitude[0] + ((ptrdiff_t)b->h - 1) * b->stride - MARGIN;
+    memcpy(last + b->stride, last, (size_t)b->stride * sizeof *last);
+}
+
+/* Errors count in units of what is usual around them. */
+static void set_weights(fitting *f, uint32_t first, uint32_t step)
+{
+    const bands *b = f->b;
+    double x[N_SCALES + 1];
+
+    for (uint32_t y = first; y < b->h; y += step)
+        for (uint32_t k = 0; k < b->w; k++) {
+            scale_features(x, b, y, k);
+            double s = 0;
+            for (int i = 0; i < N_SCALES; i++) s += x[i] * b->f.scale[i];
+            s = s / 64 + 0.2;
+            f->weight[y * f->pitch + k] = 1 / (s * s);
+        }
+}
+
+#define P0 4000
+#define P1 24000
+#define P2 12000
 bool bands_fit(bands *b, int effort)
 {
     fitting f = {.b = b, .scale = 1};
-    int64_t sums[CELL];
 
     for (int64_t most = (int64_t)b->high - b->low; most >= 1 << 17; most /= 2) f.scale /= 2;
     clip_counts(f.all.count, every, b->band);
     if (!fit_taps(&f.all, b->band)) return false;
     f.pitch = b->w + LANES;
     f.rows = calloc((size_t)(f.all.n_taps + 2) * f.pitch, sizeof *f.rows);
-    if (!f.rows) return false;
+    f.weight = malloc((size_t)b->h * f.pitch * sizeof *f.weight);
+    if (!f.rows || !f.weight) return false;
     memset(b->cell, 0, (size_t)b->cells_x * b->cells_y);
+    for (size_t i = 0; i < b->h * f.pitch; i++) f.weight[i] = 1;
     uint32_t x0 = b->w > 4 ? 2 : 0;
-    for (uint32_t y = b->h > 4 ? 1 : 0; y < b->h; y += rows_step(b)) add_row(&f, &f.g, y, x0, b->w);
-    mirror(&f.g, f.all.n_taps + 2);
-    choose_taps(&f);
-    set_magnitudes(b, sums);
-    fit_scale(b);
+    uint32_t y0 = b->h > 4 ? 1 : 0;
+    for (int pass = 0; pass < 2; pass++) {
+        uint32_t step = rows_step(b, (pass ? P1 : P0));
+        if (pass) set_weights(&f, y0, step);
+        memset(&f.g, 0, sizeof f.g);
+        for (uint32_t y = y0; y < b->h; y += step) add_row(&f, &f.g, y, x0, b->w);
+        mirror(&f.g, f.all.n_taps + 2);
+        choose_taps(&f);
+        set_magnitudes(b);
+        fit_scale(b, rows_step(b, P2));
+    }
     free(f.rows);
+    free(f.weight);
     (void)effort;
     return true;
 }

@@ -214,21 +214,28 @@ static void sort_numbers(uint32_t *v, uint32_t *other, size_t n, uint32_t most)
 static bool choose_table(map *m, uint32_t *v, const uint8_t *mask, size_t n)
 {
     size_t used = 0, distinct = 0;
-    uint64_t table_bits = 0;
+    uint64_t table_bits = 64, saved = 0; // saved in 1/8
 
     if (m->range < 3) return true;
-    uint32_t *sorted = malloc(2 * n * sizeof *sorted);
+    uint32_t *sorted = malloc(2 * n * sizeof *sorted), *count = sorted + n;
     if (!sorted) return false;
     for (size_t i = 0; i < n; i++)
         if (!(mask && mask[i])) sorted[used++] = v[i];
     sort_numbers(sorted, sorted + n, used, m->range);
-    for (size_t i = 0; i < used; i++)
-        if (!i || sorted[i] != sorted[i - 1]) sorted[distinct++] = sorted[i];
-    for (size_t i = 1; i < distinct; i++) table_bits += bits_of(sorted[i] - sorted[i - 1]) + 1;
-    // a table saves about log2(range / distinct) for each sample
-    uint64_t ratio = ((uint64_t)m->range + 1) * 16 / distinct;
-    uint64_t saved = (uint64_t)used * (ratio < 19 ? 0 : ratio < 24 ? 2 : ratio < 32 ? 4 : 8 * (bits_of(ratio) - 5)) / 8;
-    if (saved <= table_bits + 64) {
+    for (size_t i = 0; i < used; i++) {
+        if (!i || sorted[i] != sorted[i - 1]) count[distinct++] = 0;
+        count[distinct - 1]++;
+        sorted[distinct - 1] = sorted[i];
+    }
+    for (size_t i = 0; i < distinct; i++) {
+        if (i) table_bits += bits_of(sorted[i] - sorted[i - 1]) + 1;
+        // a sample saves about log2 of how sparse the values around it are
+        size_t first = i < 8 ? 0 : i - 8, last = i + 8 < distinct ? i + 8 : distinct - 1;
+        uint64_t gap = last > first ? (uint64_t)(sorted[last] - sorted[first]) * 16 / (last - first) : 16;
+        unsigned e = bits_of(gap) - 1;
+        saved += count[i] * ((8 * e + (gap << 3 >> e & 7)) - 32);
+    }
+    if (saved * 7 / 10 <= 8 * table_bits) {
         free(sorted);
         return true;
     }
@@ -298,8 +305,7 @@ bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint8_t *mask,
 
 enum { /* contexts of numbers */
     NUMBER_KIND, NUMBER_EXPONENT, NUMBER_BASE, NUMBER_STEP, NUMBER_LOW, NUMBER_RANGE, NUMBER_MEAN,
-    NUMBER_TABLE, NUMBER_DELTA, /* 6 */
-    NUMBER_SPECIAL = 15
+    NUMBER_TABLE, NUMBER_DELTA /* 6 */
 };
 
 static void code_table(map *m, coder *c, size_t n)
@@ -332,18 +338,17 @@ static void code_table(map *m, coder *c, size_t n)
 
 void map_code(map *m, coder *c, nsvq_type type, size_t n)
 {
-    int flags = m->kind | (m->n_table > 0) << 2 | m->has_special << 3 | (m->low_bits > 0) << 4 | (m->step != 1) << 5;
+    int flags = m->kind | (m->n_table > 0) << 2 | (m->low_bits > 0) << 3 | (m->step != 1) << 4;
 
-    flags = number(c, NUMBER_KIND, 1, flags, 0, 63);
+    flags = number(c, NUMBER_KIND, 1, flags, 0, 31);
     m->kind = flags & 3;
-    m->has_special = flags >> 3 & 1;
     if (m->kind >= N_MAPS || (m->kind != MAP_ORDER && !is_float(type))) c->bad = true;
     if (m->kind != MAP_ORDER)
         m->exponent = (uint8_t)number(c, NUMBER_EXPONENT, 0, m->exponent, 0,
                                       m->kind == MAP_DECIMAL ? MAX_DECIMAL : MAX_BINARY);
     m->base = number64(c, NUMBER_BASE, m->base);
-    m->step = flags & 32 ? number64(c, NUMBER_STEP, m->step) : 1;
-    if (flags & 16) m->low_bits = (unsigned)number(c, NUMBER_LOW, 1, (int32_t)m->low_bits, 1, 35);
+    m->step = flags & 16 ? number64(c, NUMBER_STEP, m->step) : 1;
+    if (flags & 8) m->low_bits = (unsigned)number(c, NUMBER_LOW, 1, (int32_t)m->low_bits, 1, 35);
     if (flags & 4)
         code_table(m, c, n);
     else
@@ -352,7 +357,6 @@ void map_code(map *m, coder *c, nsvq_type type, size_t n)
     // the mean is near the last band's more often than not, but small beside all else
     m->mean = (uint32_t)number64(c, NUMBER_MEAN, m->mean);
     if (m->mean > m->range) c->bad = true;
-    if (m->has_special) m->special = number64(c, NUMBER_SPECIAL, m->special);
     if (m->kind != MAP_ORDER && !c->bad) { // numbers stay where float_of is defined
         uint64_t most = m->n_table ? m->table[m->n_table - 1] : m->range;
         if (m->low_bits || m->step > UINT32_MAX || m->base > UINT32_MAX || most * m->step + m->base > UINT32_MAX - 1)

@@ -18,8 +18,6 @@ typedef struct map {
     uint32_t range, mean;
     uint32_t n_table;   /* values used, or 0: all */
     uint32_t *table;    /* [n_table] owned: number of table index */
-    bool has_special;   /* samples with these bits are in the mask */
-    uint64_t special;
 } map;
 
 uint64_t sample_load(const uint8_t *p, size_t bytes);

@@ -15,7 +15,7 @@ static bool shape_fits(const lossless_shape *s)
 typedef struct block {
     bands b;
     const lossless_shape *s;
-    uint64_t *bits, *low;   /* [n] of the band: samples, raw bits */
+    uint64_t *bits[2], *low; /* [n] samples of this band and the one before; raw bits */
     uint32_t *v;            /* [n] numbers */
     uint8_t *mask[2];       /* [n] of this band, and of the last that had one */
     bool has_before;        /* mask[1] holds one */
@@ -29,11 +29,12 @@ static bool block_create(block *k, const lossless_shape *s)
     size_t n = (size_t)s->width * s->height;
 
     k->s = s;
-    k->bits = malloc(n * sizeof *k->bits);
+    k->bits[0] = calloc(2 * n, sizeof **k->bits);
     k->low = calloc(n, sizeof *k->low);
     k->v = malloc(n * sizeof *k->v);
     k->mask[0] = malloc(3 * n);
-    if (!k->bits || !k->low || !k->v || !k->mask[0] || !bands_create(&k->b, s->width, s->height)) return false;
+    if (!k->bits[0] || !k->low || !k->v || !k->mask[0] || !bands_create(&k->b, s->width, s->height)) return false;
+    k->bits[1] = k->bits[0] + n;
     k->mask[1] = k->mask[0] + n;
     k->skip = k->mask[1] + n;
     return true;
@@ -42,12 +43,22 @@ static bool block_create(block *k, const lossless_shape *s)
 static void block_free(block *k)
 {
     uint8_t *masks = k->mask[0] < k->mask[1] || !k->mask[1] ? k->mask[0] : k->mask[1];
+    uint64_t *bits = k->bits[0] < k->bits[1] || !k->bits[1] ? k->bits[0] : k->bits[1];
 
     bands_free(&k->b);
-    free(k->bits);
+    free(bits);
     free(k->low);
     free(k->v);
     free(masks);
+}
+
+static void next_band(block *k)
+{
+    uint64_t *swap = k->bits[0];
+
+    k->bits[0] = k->bits[1];
+    k->bits[1] = swap;
+    bands_next(&k->b);
 }
 
 enum { /* contexts of numbers: lossless_map.c and lossless_band.c have those below */
@@ -102,6 +113,12 @@ static void code_low_bits(block *k, const map *m)
     }
 }
 
+static void set_map(block *k, const map *m)
+{
+    k->b.low = -(int32_t)m->mean;
+    k->b.high = (int32_t)(m->range - m->mean);
+}
+
 static void constant_band(bands *b)
 {
     for (uint32_t y = 0; y < b->h; y++) {
@@ -122,7 +139,7 @@ static bool find_special(const block *k, const void *nodata, uint64_t *special)
 
     if (nodata) {
         *special = sample_load(nodata, bytes);
-        for (size_t i = 0; i < n; i++) count += k->bits[i] == *special;
+        for (size_t i = 0; i < n; i++) count += k->bits[0][i] == *special;
         if (count) return count < n;
     }
     return false;
@@ -143,98 +160,108 @@ static void place_samples(block *k, const map *m)
     }
 }
 
-/* Marks what need not be predicted; returns how many samples repeat a neighbour. */
-static size_t mark_repeats(block *k)
+/* Marks what need not be predicted. True when samples repeat a neighbour more often than noise does. */
+static bool mark_repeats(block *k)
 {
     const bands *b = &k->b;
-    size_t n = 0;
+    size_t same = 0, near = 0;
 
     for (uint32_t y = 0; y < b->h; y++) {
         const int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
         for (uint32_t x = 0; x < b->w; x++) {
             size_t i = (size_t)y * b->w + x;
-            bool masked = b->mask && b->mask[i], same = row[x] == *(row + x - b->stride) || (x && row[x] == row[x - 1]);
-            k->skip[i] = masked || same;
-            n += !masked && same;
+            int32_t left = x ? row[x] - row[x - 1] : 0, up = row[x] - *(row + x - b->stride);
+            bool masked = b->mask && b->mask[i];
+            k->skip[i] = masked || !up || (x && !left);
+            same += !masked && x && !left;
+            near += !masked && (left == 1 || left == -1);
         }
     }
-    return n;
+    return 4 * same > 3 * near;
 }
 
-/* How a band may be coded. */
-typedef struct variant {
-    bool table, repeats;
-} variant;
-
-static bool write_band(block *k, variant t, int effort)
+static bool write_band(block *k, map *m, bool repeats, int effort)
 {
-    size_t n = (size_t)k->s->width * k->s->height;
     bands *b = &k->b;
-    map m = {0};
 
-    if (!map_choose(&m, k->s->type, k->bits, b->mask, n, k->v, k->low, t.table)) return false;
-    map_code(&m, &b->c, k->s->type, n);
-    code_low_bits(k, &m);
-    b->low = -(int32_t)m.mean;
-    b->high = (int32_t)(m.range - m.mean);
-    bool ok = true;
-    if (m.range) {
-        place_samples(k, &m);
-        mark_repeats(k);
-        b->repeats = t.repeats;
-        b->skip = t.repeats ? k->skip : (uint8_t *)b->mask;
-        ok = bands_fit(b, effort);
-        if (ok) bands_code(b);
-    } else {
+    map_code(m, &b->c, k->s->type, (size_t)b->w * b->h);
+    code_low_bits(k, m);
+    if (!m->range) {
         constant_band(b);
+        return true;
     }
-    map_free(&m);
-    return ok;
+    b->repeats = repeats;
+    b->skip = repeats ? k->skip : (uint8_t *)b->mask;
+    if (!bands_fit(b, effort)) return false;
+    bands_code(b);
+    return true;
 }
 
-/* How many samples that are not masked are equal to a neighbour. */
-static size_t count_repeats(const block *k, const uint8_t *mask, size_t *valid)
-{
-    uint32_t w = k->s->width;
-    size_t n = (size_t)w * k->s->height, repeats = 0;
+enum { MAX_TRIES = 4 };
 
-    *valid = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (mask && mask[i]) continue;
-        ++*valid;
-        repeats += (i % w && k->bits[i] == k->bits[i - 1]) || (i >= w && k->bits[i] == k->bits[i - w]);
+/* Writes the band in the cheapest of the ways that look promising. */
+static bool write_best(block *k, int effort)
+{
+    nsvq_type type = k->s->type;
+    size_t n = (size_t)k->s->width * k->s->height;
+    coder *c = &k->b.c;
+    map m[2] = {{0}, {0}};
+    int tries[MAX_TRIES], n_tries = 0, best = 0, placed = -1; // bit 0: repeats, bit 1: difference
+    uint64_t least = UINT64_MAX;
+    bool ok = map_choose(&m[0], type, k->bits[0], NULL, k->b.mask, n, k->v, k->low), spiky;
+
+    if (!ok) goto done;
+    set_map(k, &m[0]);
+    place_samples(k, &m[0]);
+    spiky = mark_repeats(k);
+    tries[n_tries++] = 0;
+    if (spiky && m[0].range) tries[n_tries++] = 1;
+    if (k->b.band && m[0].range && type >= NSVQ_TYPE_U8 && type <= NSVQ_TYPE_S16 && k->s->n_bands <= 4) {
+        ok = map_choose(&m[1], type, k->bits[0], k->bits[1], k->b.mask, n, k->v, k->low);
+        if (!ok) goto done;
+        place_samples(k, &m[1]);
+        bool jumpy = mark_repeats(k);
+        if (m[1].n_table || jumpy) tries[n_tries++] = 2;
+        if (jumpy && m[1].range) tries[n_tries++] = 3;
+        placed = 1;
     }
-    return repeats;
+    coder_set_mark(&k->mark, c);
+    for (int i = 0; ok && i <= n_tries; i++) {
+        if (i == n_tries && best == tries[i - 1]) break; // the last one stays
+        int t = i < n_tries ? tries[i] : best;
+        if (i) coder_go_back(c, &k->mark);
+        set_map(k, &m[t >> 1]);
+        if (placed != t >> 1 || m[t >> 1].low_bits) {
+            map_free(&m[t >> 1]);
+            if (!(ok = map_choose(&m[t >> 1], type, k->bits[0], t & 2 ? k->bits[1] : NULL, k->b.mask, n, k->v, k->low)))
+                break;
+            place_samples(k, &m[t >> 1]);
+            mark_repeats(k);
+            placed = t >> 1;
+        }
+        if (!(ok = write_band(k, &m[t >> 1], t & 1, effort))) break;
+        if (n_tries == 1) break;
+        uint64_t cost = coder_cost(c, &k->mark);
+        if (cost >= least) continue;
+        least = cost;
+        best = t;
+    }
+done:
+    map_free(&m[0]);
+    map_free(&m[1]);
+    return ok;
 }
 
 static bool encode_band(block *k, const uint8_t *in, const void *nodata, int effort)
 {
-    size_t n = (size_t)k->s->width * k->s->height, bytes = lossless_sample_bytes(k->s->type), valid;
-    coder *c = &k->b.c;
+    size_t n = (size_t)k->s->width * k->s->height, bytes = lossless_sample_bytes(k->s->type);
     uint64_t special = 0;
-    variant tries[4], best = {0};
-    int n_tries = 0;
-    uint64_t least = UINT64_MAX;
 
-    for (size_t i = 0; i < n; i++) k->bits[i] = sample_load(in + i * bytes, bytes);
+    for (size_t i = 0; i < n; i++) k->bits[0][i] = sample_load(in + i * bytes, bytes);
     bool has_special = find_special(k, nodata, &special);
-    for (size_t i = 0; has_special && i < n; i++) k->mask[0][i] = k->bits[i] == special;
+    for (size_t i = 0; has_special && i < n; i++) k->mask[0][i] = k->bits[0][i] == special;
     code_special(k, has_special, special);
-    size_t repeats = count_repeats(k, k->b.mask, &valid);
-    if (repeats < valid / 100 * 85) tries[n_tries++] = (variant){true, false};
-    if (repeats > valid / 100 * 15) tries[n_tries++] = (variant){true, true};
-    if (n_tries == 1) return write_band(k, tries[0], effort);
-    coder_set_mark(&k->mark, c);
-    for (int i = 0; i <= n_tries; i++) {
-        if (i == n_tries && !memcmp(&best, &tries[i - 1], sizeof best)) break; // the last one stays
-        if (i) coder_go_back(c, &k->mark);
-        if (!write_band(k, i < n_tries ? tries[i] : best, effort)) return false;
-        uint64_t cost = coder_cost(c, &k->mark);
-        if (cost >= least) continue;
-        least = cost;
-        best = tries[i];
-    }
-    return true;
+    return write_best(k, effort);
 }
 
 int lossless_encode(wr *w, const void *planes, const lossless_shape *s, const void *nodata, int effort)
@@ -246,7 +273,7 @@ int lossless_encode(wr *w, const void *planes, const lossless_shape *s, const vo
 
     if (ok) coder_write(&k->b.c);
     for (uint32_t i = 0; ok && i < s->n_bands; i++) {
-        if (i) bands_next(&k->b);
+        if (i) next_band(k);
         ok = encode_band(k, (const uint8_t *)planes + i * plane, nodata, effort);
     }
     if (ok) coder_store(&k->b.c, w);
@@ -269,18 +296,18 @@ static void decode_band(block *k, uint8_t *out)
     code_special(k, false, 0);
     if (!c->bad) map_code(&m, c, type, n);
     if (!c->bad) code_low_bits(k, &m);
-    b->low = -(int32_t)m.mean;
-    b->high = (int32_t)(m.range - m.mean);
+    set_map(k, &m);
     if (!c->bad && m.range) bands_code(b);
     if (!c->bad && !m.range) constant_band(b);
     for (uint32_t y = 0; y < b->h && !c->bad; y++) {
         const int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
         const uint8_t *mask = b->mask ? b->mask + (size_t)y * b->w : NULL;
-        const uint64_t *low = k->low + (size_t)y * b->w;
+        const uint64_t *low = k->low + (size_t)y * b->w, *before = k->bits[1] + (size_t)y * b->w;
+        uint64_t *bits = k->bits[0] + (size_t)y * b->w;
         for (uint32_t x = 0; x < b->w; x++, out += bytes) {
-            uint64_t bits = mask && mask[x] ? k->special
-                                            : map_sample(&m, type, (uint32_t)row[x] + m.mean, m.low_bits ? low[x] : 0);
-            sample_store(out, bytes, bits);
+            bits[x] = mask && mask[x] ? k->special
+                                      : map_sample(&m, type, (uint32_t)row[x] + m.mean, m.low_bits ? low[x] : 0, before[x]);
+            sample_store(out, bytes, bits[x]);
         }
     }
     map_free(&m);
@@ -296,7 +323,7 @@ int lossless_decode(void *planes, const lossless_shape *s, const uint8_t *in, si
     if (!k || !block_create(k, s)) goto done;
     if ((rc = coder_read(&k->b.c, in, size)) != 0) goto done;
     for (uint32_t i = 0; i < s->n_bands && !k->b.c.bad; i++) {
-        if (i) bands_next(&k->b);
+        if (i) next_band(k);
         decode_band(k, (uint8_t *)planes + i * plane);
     }
     rc = coder_done(&k->b.c) ? 0 : -1;

@@ -140,36 +140,30 @@ typedef struct fitting {
     double *rows;       /* [n_taps + 2][padded width] */
     size_t pitch;
     double scale;       /* of samples, so that products stay exact */
-    double *weight;     /* [h][pitch] of the samples' squared errors */
+    double *weight;     /* [pitch] of a row's squared errors */
     moments g;
 } fitting;
 
-/* Unknown 0 is the constant, 1 + t tap t, the last one the sample itself. */
+/* Unknown 0 is the constant, 1 + t tap t, the last one the sample itself. f->weight is the row's. */
 static void add_row(fitting *f, moments *g, uint32_t y, uint32_t x0, uint32_t x1)
 {
     const bands *b = f->b;
     int n = f->all.n_taps + 2;
     const double *x[MAX_UNKNOWNS + 1];
-    const uint8_t *skip = b->skip ? b->skip + (size_t)y * b->w : NULL;
     int width = (int)((x1 - x0 + LANES - 1) / LANES * LANES);
 
     for (int i = 0; i < n; i++) {
-        double *row = f->rows + (size_t)i * f->pitch;
+        double *restrict row = f->rows + (size_t)i * f->pitch;
         tap t = i && i + 1 < n ? f->all.taps[i - 1] : (tap){0};
-        const int32_t *s = b->sample[t.back] + ((ptrdiff_t)y + t.dy) * b->stride + t.dx;
+        const int32_t *s = b->sample[t.back] + ((ptrdiff_t)y + t.dy) * b->stride + t.dx + x0;
         x[i] = row;
-        if (i)
-            for (uint32_t k = x0; k < x1; k++) row[k - x0] = s[k] * f->scale;
+        if (i == 0)
+            for (uint32_t k = 0; k < x1 - x0; k++) row[k] = 1;
         else
-            for (uint32_t k = x0; k < x1; k++) row[k - x0] = 1;
-        if (f->scale != 1 && i)
-            for (uint32_t k = x0; k < x1; k++) row[k - x0] = floor_of(row[k - x0]);
-        if (skip)
-            for (uint32_t k = x0; k < x1; k++)
-                if (skip[k]) row[k - x0] = 0;
-        for (int k = (int)(x1 - x0); k < width; k++) row[k] = 0;
+            for (uint32_t k = 0; k < x1 - x0; k++) row[k] = s[k] * f->scale;
     }
-    add_products(g, x, f->weight + (size_t)y * f->pitch + x0, n, width);
+    for (int i = 0; i < LANES; i++) f->weight[x1 + (uint32_t)i] = 0; // what lies behind does not count
+    add_products(g, x, f->weight + x0, n, width);
 }
 
 /* Every how manyth row is looked at, so that about n samples are. */
@@ -258,54 +252,69 @@ static void choose_taps(fitting *f)
 
 /* ---- scales ---- */
 
-/* Features of scale at x: constant first, FORMAT.md's order. */
-static void scale_features(double *out, const bands *b, uint32_t y, uint32_t x)
+/* Features of the scale of row y, the constant first, then the magnitude itself. */
+static void scale_features(const fitting *f, uint32_t y)
 {
-    const uint16_t *m = b->magnitude[0] + (ptrdiff_t)y * b->stride + x, *up = m - b->stride;
-    const uint16_t *p = b->magnitude[1] + (ptrdiff_t)y * b->stride + x;
-    const uint16_t *q = b->magnitude[2] + (ptrdiff_t)y * b->stride + x;
+    const bands *b = f->b;
+    const uint16_t *m = b->magnitude[0] + (ptrdiff_t)y * b->stride, *up = m - b->stride, *up2 = up - b->stride;
+    const uint16_t *p = b->magnitude[1] + (ptrdiff_t)y * b->stride;
+    const uint16_t *q = b->magnitude[2] + (ptrdiff_t)y * b->stride;
+    const uint16_t *from[N_SCALES + 1] = {NULL, m - 1, up, up + 1, up - 1, m - 2, up2, p, NULL, q, m};
 
-    out[0] = 1;
-    out[1] = x ? m[-1] : up[0];
-    out[2] = up[0];
-    out[3] = up[1];
-    out[4] = up[-1];
-    out[5] = x > 1 ? m[-2] : up[0];
-    out[6] = *(up - b->stride);
-    out[7] = p[0];
-    out[8] = (p[-1] + p[1] + *(p - b->stride) + p[b->stride]) * 0.25;
-    out[9] = q[0];
-    out[10] = m[0];
+    for (int i = 0; i <= N_SCALES; i++) {
+        double *out = f->rows + (size_t)i * f->pitch;
+        if (i == 0)
+            for (uint32_t x = 0; x < b->w; x++) out[x] = 1;
+        else if (i == 8)
+            for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++)
+                out[x] = (p[x - 1] + p[x + 1] + p[x - b->stride] + p[x + b->stride]) * 0.25;
+        else
+            for (uint32_t x = 0; x < b->w; x++) out[x] = from[i][x];
+    }
 }
 
-static void fit_scale(bands *b, uint32_t step)
+/* Errors count in units of what is usual around them: 1 / (sum of scale[i] * feature / unit)^2. */
+static void set_weights(fitting *f, const double *scale, uint32_t y, double least)
+{
+    const bands *b = f->b;
+    const uint8_t *skip = b->skip ? b->skip + (size_t)y * b->w : NULL;
+    double *restrict weight = f->weight;
+
+    scale_features(f, y);
+    for (uint32_t x = 0; x < b->w; x++) weight[x] = least;
+    for (int i = 0; i < N_SCALES; i++)
+        for (uint32_t x = 0; x < b->w; x++) weight[x] += scale[i] * f->rows[(size_t)i * f->pitch + x];
+    for (uint32_t x = 0; x < b->w; x++) weight[x] = 1 / (weight[x] * weight[x]);
+    for (uint32_t x = 0; skip && x < b->w; x++) weight[x] = skip[x] ? 0 : weight[x];
+}
+
+static void fit_scale(fitting *f, uint32_t first, uint32_t step)
 {
     enum { N = N_SCALES };
-    static const uint8_t plain[N] = {8, 16, 12, 6, 8, 4, 4, 0, 0, 0};
-    uint8_t *scale = b->f.scale;
-    moments g;
-    double x[N + 1], c[MAX_UNKNOWNS], r[MAX_UNKNOWNS][MAX_UNKNOWNS];
+    static const double plain[N] = {0.1, 0.23, 0.17, 0.09, 0.11, 0.06, 0.06, 0.14, 0.14, 0};
+    static const uint8_t fallback[N] = {8, 16, 12, 6, 8, 4, 4, 0, 0, 0};
+    const bands *b = f->b;
+    uint8_t *scale = f->b->f.scale;
+    const double *x[N + 1];
+    double c[MAX_UNKNOWNS], r[MAX_UNKNOWNS][MAX_UNKNOWNS];
+    moments *g = &f->g;
+    uint32_t x0 = b->w > 4 ? 1 : 0;
+    int width = (int)((b->w - x0 + LANES - 1) / LANES * LANES);
 
-    memset(&g, 0, sizeof g);
-    for (uint32_t y = 1; y < b->h; y += step)
-        for (uint32_t k = 1; k + 1 < b->w; k++) {
-            if (b->skip && b->skip[(size_t)y * b->w + k]) continue;
-            scale_features(x, b, y, k);
-            double sum = 0.25;
-            for (int i = 1; i < 7; i++) sum += plain[i] * x[i];
-            sum += 10 * (x[7] + x[8]);
-            double weight = 1 / (sum / 70 * (sum / 70) + 0.1);
-            for (int i = 0; i <= N; i++)
-                for (int j = i; j <= N; j++) g.m[i][j] += x[i] * x[j] * weight;
-        }
-    mirror(&g, N + 1);
+    memset(g, 0, sizeof *g);
+    for (int i = 0; i <= N; i++) x[i] = f->rows + (size_t)i * f->pitch + x0;
+    for (uint32_t y = first; y < b->h; y += step) {
+        set_weights(f, plain, y, 0.2);
+        for (int i = 0; i < LANES; i++) f->weight[b->w + (uint32_t)i] = 0; // what lies behind does not count
+        add_products(g, x, f->weight + x0, N + 1, width);
+    }
+    mirror(g, N + 1);
     int list[N], n = 0;
     for (int i = 0; i < (b->band ? N : 7); i++)
-        if (g.m[i][i] > 0) list[n++] = i;
+        if (g->m[i][i] > 0) list[n++] = i;
     memset(scale, 0, N);
-    for (;;) { // drop what would be negative, one by one
-        if (!n) break;
-        double left = solve(c, r, &g, list, n, N);
+    while (n) { // drop what would be negative, one by one
+        double left = solve(c, r, g, list, n, N);
         int worst = -1;
         for (int i = 0; left >= 0 && i < n; i++)
             if (c[i] < 0 && (worst < 0 || c[i] < c[worst])) worst = i;
@@ -314,7 +323,7 @@ static void fit_scale(bands *b, uint32_t step)
         for (int i = worst; i + 1 < n; i++) list[i] = list[i + 1];
         n--;
     }
-    if (!n) memcpy(scale, plain, N);
+    if (!n) memcpy(scale, fallback, N);
     for (int i = 0; i < n; i++) scale[list[i]] = (uint8_t)round_to(c[i] * 64, 255);
 }
 
@@ -361,25 +370,6 @@ static void set_magnitudes(bands *b)
     memcpy(last + b->stride, last, (size_t)b->stride * sizeof *last);
 }
 
-/* Errors count in units of what is usual around them. */
-static void set_weights(fitting *f, uint32_t first, uint32_t step)
-{
-    const bands *b = f->b;
-    double x[N_SCALES + 1];
-
-    for (uint32_t y = first; y < b->h; y += step)
-        for (uint32_t k = 0; k < b->w; k++) {
-            scale_features(x, b, y, k);
-            double s = 0;
-            for (int i = 0; i < N_SCALES; i++) s += x[i] * b->f.scale[i];
-            s = s / 64 + 0.2;
-            f->weight[y * f->pitch + k] = 1 / (s * s);
-        }
-}
-
-#define P0 4000
-#define P1 24000
-#define P2 12000
 bool bands_fit(bands *b, int effort)
 {
     fitting f = {.b = b, .scale = 1};
@@ -387,26 +377,32 @@ bool bands_fit(bands *b, int effort)
     for (int64_t most = (int64_t)b->high - b->low; most >= 1 << 17; most /= 2) f.scale /= 2;
     clip_counts(f.all.count, every, b->band);
     if (!fit_taps(&f.all, b->band)) return false;
-    f.pitch = b->w + LANES;
-    f.rows = calloc((size_t)(f.all.n_taps + 2) * f.pitch, sizeof *f.rows);
-    f.weight = malloc((size_t)b->h * f.pitch * sizeof *f.weight);
-    if (!f.rows || !f.weight) return false;
+    f.pitch = b->w + 2 * LANES;
+    size_t n_rows = f.all.n_taps + 2 > N_SCALES + 1 ? f.all.n_taps + 2 : N_SCALES + 1;
+    double *memory = calloc((n_rows + 1) * f.pitch, sizeof *memory);
+    if (!memory) return false;
+    f.weight = memory;
+    f.rows = memory + f.pitch;
     memset(b->cell, 0, (size_t)b->cells_x * b->cells_y);
-    for (size_t i = 0; i < b->h * f.pitch; i++) f.weight[i] = 1;
-    uint32_t x0 = b->w > 4 ? 2 : 0;
-    uint32_t y0 = b->h > 4 ? 1 : 0;
+    uint32_t x0 = b->w > 4 ? 2 : 0, y0 = b->h > 4 ? 1 : 0;
     for (int pass = 0; pass < 2; pass++) {
-        uint32_t step = rows_step(b, (pass ? P1 : P0));
-        if (pass) set_weights(&f, y0, step);
+        double scale[N_SCALES];
+        uint32_t step = rows_step(b, pass ? 24000 : 4000);
+        for (int i = 0; i < N_SCALES; i++) scale[i] = b->f.scale[i] / 64.0;
         memset(&f.g, 0, sizeof f.g);
-        for (uint32_t y = y0; y < b->h; y += step) add_row(&f, &f.g, y, x0, b->w);
+        for (uint32_t y = y0; y < b->h; y += step) {
+            if (pass)
+                set_weights(&f, scale, y, 0.2);
+            else
+                for (uint32_t x = 0; x < b->w; x++) f.weight[x] = !(b->skip && b->skip[(size_t)y * b->w + x]);
+            add_row(&f, &f.g, y, x0, b->w);
+        }
         mirror(&f.g, f.all.n_taps + 2);
         choose_taps(&f);
         set_magnitudes(b);
-        fit_scale(b, rows_step(b, P2));
+        fit_scale(&f, y0, rows_step(b, 12000));
     }
-    free(f.rows);
-    free(f.weight);
+    free(memory);
     (void)effort;
     return true;
 }

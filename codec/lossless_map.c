@@ -173,18 +173,25 @@ static uint64_t gcd(uint64_t a, uint64_t b)
     return a;
 }
 
-/* Offsets of numbers, so that they are positive. */
-static uint64_t key_of(const map *m, nsvq_type type, uint64_t bits)
+#define DIFFERENCE_ZERO (UINT64_C(1) << 33)
+
+/* Numbers with an offset, so that they are positive. */
+static uint64_t key_of(const map *m, nsvq_type type, uint64_t bits, uint64_t before)
 {
     int64_t n = 0;
 
+    if (m->difference) return ordered(bits, type) - ordered(before, type) + DIFFERENCE_ZERO;
     if (m->kind == MAP_ORDER) return ordered(bits, type);
     number_of(m, type, bits, &n);
     return (uint64_t)(n + INT32_MAX);
 }
 
-static uint64_t sample_of_key(const map *m, nsvq_type type, uint64_t key)
+static uint64_t sample_of_key(const map *m, nsvq_type type, uint64_t key, uint64_t before)
 {
+    if (m->difference) {
+        key += ordered(before, type) - DIFFERENCE_ZERO;
+        return unordered(key & (top_bit(type) | (top_bit(type) - 1)), type);
+    }
     if (m->kind == MAP_ORDER) return unordered(key, type);
     return float_bits(m, type, (int64_t)(key - INT32_MAX));
 }
@@ -257,18 +264,19 @@ static bool choose_table(map *m, uint32_t *v, const uint8_t *mask, size_t n)
     return true;
 }
 
-bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint8_t *mask, size_t n, uint32_t *v,
-                uint64_t *low_bits, bool try_table)
+bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint64_t *before, const uint8_t *mask, size_t n,
+                uint32_t *v, uint64_t *low_bits)
 {
     uint64_t low = UINT64_MAX, high = 0, steps = 0, sum = 0;
     size_t used = 0;
 
     m->step = 1;
+    m->difference = before != NULL;
     if (is_float(type) && choose_kind(m, type, in, mask, n) && m->kind == MAP_BINARY && m->exponent) {
         uint64_t least = UINT64_MAX, most = 0, first = UINT64_MAX, last = 0;
         for (size_t i = 0; i < n; i++) {
             if (mask && mask[i]) continue;
-            uint64_t k = key_of(m, type, in[i]), o = ordered(in[i], type);
+            uint64_t k = key_of(m, type, in[i], before ? before[i] : 0), o = ordered(in[i], type);
             least = k < least ? k : least;
             most = k > most ? k : most;
             first = o < first ? o : first;
@@ -278,7 +286,7 @@ bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint8_t *mask,
     }
     for (size_t i = 0; i < n; i++) {
         if (mask && mask[i]) continue;
-        uint64_t k = key_of(m, type, in[i]);
+        uint64_t k = key_of(m, type, in[i], before ? before[i] : 0);
         if (used++ && steps != 1) steps = gcd(k > low ? k - low : low - k, steps);
         low = k < low ? k : low;
         high = k > high ? k : high;
@@ -291,11 +299,11 @@ bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint8_t *mask,
     for (size_t i = 0; i < n; i++) {
         v[i] = 0;
         if (mask && mask[i]) continue;
-        uint64_t k = (key_of(m, type, in[i]) - low) / m->step;
+        uint64_t k = (key_of(m, type, in[i], before ? before[i] : 0) - low) / m->step;
         if (m->low_bits) low_bits[i] = k & ((UINT64_C(1) << m->low_bits) - 1);
         v[i] = (uint32_t)(k >> m->low_bits);
     }
-    if (try_table && !m->low_bits && used && !choose_table(m, v, mask, n)) return false;
+    if (!m->low_bits && used && !choose_table(m, v, mask, n)) return false;
     for (size_t i = 0; i < n; i++) sum += mask && mask[i] ? 0 : v[i];
     m->mean = used ? (uint32_t)(sum / used) : 0;
     return true;
@@ -338,10 +346,13 @@ static void code_table(map *m, coder *c, size_t n)
 
 void map_code(map *m, coder *c, nsvq_type type, size_t n)
 {
-    int flags = m->kind | (m->n_table > 0) << 2 | (m->low_bits > 0) << 3 | (m->step != 1) << 4;
+    int flags = m->kind | (m->n_table > 0) << 2 | (m->low_bits > 0) << 3 | (m->step != 1) << 4 |
+                m->difference << 5;
 
-    flags = number(c, NUMBER_KIND, 1, flags, 0, 31);
+    flags = number(c, NUMBER_KIND, 1, flags, 0, 63);
     m->kind = flags & 3;
+    m->difference = flags >> 5 & 1;
+    if (m->difference && (is_float(type) || lossless_sample_bytes(type) > 4)) c->bad = true;
     if (m->kind >= N_MAPS || (m->kind != MAP_ORDER && !is_float(type))) c->bad = true;
     if (m->kind != MAP_ORDER)
         m->exponent = (uint8_t)number(c, NUMBER_EXPONENT, 0, m->exponent, 0,
@@ -364,11 +375,11 @@ void map_code(map *m, coder *c, nsvq_type type, size_t n)
     }
 }
 
-uint64_t map_sample(const map *m, nsvq_type type, uint32_t v, uint64_t low)
+uint64_t map_sample(const map *m, nsvq_type type, uint32_t v, uint64_t low, uint64_t before)
 {
     uint64_t n = m->n_table ? m->table[v] : v;
 
-    return sample_of_key(m, type, (n << m->low_bits | low) * m->step + m->base);
+    return sample_of_key(m, type, (n << m->low_bits | low) * m->step + m->base, before);
 }
 
 void map_free(map *m)

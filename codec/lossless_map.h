@@ -12,6 +12,7 @@ enum { MAP_ORDER, MAP_BINARY, MAP_DECIMAL, N_MAPS }; /* how a float is a whole n
 
 typedef struct map {
     uint8_t kind;       /* of those; MAP_ORDER for whole types */
+    bool difference;    /* numbers are of the sample minus that of the band before, whole types only */
     uint8_t exponent;   /* value = number / 2^exponent or 10^exponent */
     uint64_t base, step;
     unsigned low_bits;  /* raw ones of each sample, below the number */
@@ -24,13 +25,13 @@ uint64_t sample_load(const uint8_t *p, size_t bytes);
 void sample_store(uint8_t *p, size_t bytes, uint64_t v);
 
 /* Chooses a map for samples in[i] (their bits) that are not masked; sets v[i], and low[i] when
- * m->low_bits. try_table: value tables are considered. False without memory. */
-bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint8_t *mask, size_t n, uint32_t *v,
-                uint64_t *low, bool try_table);
+ * m->low_bits. before: the samples of the band before, for a difference, or NULL. False without memory. */
+bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint64_t *before, const uint8_t *mask, size_t n,
+                uint32_t *v, uint64_t *low);
 /* Reads or writes the fields. */
 void map_code(map *m, coder *c, nsvq_type type, size_t n);
-/* The sample's bits for number v and raw bits. */
-uint64_t map_sample(const map *m, nsvq_type type, uint32_t v, uint64_t low);
+/* The sample's bits for number v and raw bits; before: those of the band before. */
+uint64_t map_sample(const map *m, nsvq_type type, uint32_t v, uint64_t low, uint64_t before);
 void map_free(map *m);
 
 #endif

@@ -1,11 +1,30 @@
 /* lossless_coder.c - see lossless_coder.h. */
 #include "lossless_coder.h"
 
+#define COUNT_START 2000
+void model_renew(model *m)
+{
+    uint32_t sum = 0, at = 0;
+
+    for (int i = 0; i < N_SYMBOLS; i++) sum += m->count[i];
+    if (sum > COUNT_MAX) {
+        sum = 0;
+        for (int i = 0; i < N_SYMBOLS; i++) sum += m->count[i] -= m->count[i] >> 1;
+    }
+    uint32_t scale = ((RANS_TOTAL - N_SYMBOLS) << 16) / sum;
+    for (int i = 0; i < N_SYMBOLS; i++) {
+        m->start[i] = (uint16_t)at;
+        at += 1 + (uint32_t)(((uint64_t)m->count[i] * scale) >> 16);
+    }
+    m->period = m->period < PERIOD_MAX ? m->period + m->period / 2 : PERIOD_MAX;
+    m->left = m->period;
+}
+
 /* Two-sided geometric: mean magnitude mu / 16 in bins. */
 static void model_start(model *m, uint32_t mu)
 {
     uint64_t weight[N_SYMBOLS] = {0}, sum = 0, theta, power = UINT64_C(1) << 32;
-    uint32_t root = 0, square = 256 + mu * mu, at = 0;
+    uint32_t root = 0, square = 256 + mu * mu;
 
     while ((root + 1) * (root + 1) <= square) root++;
     // theta with 2 theta / (1 - theta^2) = mu / 16
@@ -23,12 +42,10 @@ static void model_start(model *m, uint32_t mu)
     }
     sum = 0;
     for (int i = 0; i < N_SYMBOLS; i++) sum += weight[i];
-    for (int i = 0; i < N_SYMBOLS; i++) {
-        m->start[i] = (uint16_t)at;
-        at += 1 + (uint32_t)(weight[i] * (RANS_TOTAL - N_SYMBOLS) / sum);
-    }
+    for (int i = 0; i < N_SYMBOLS; i++) m->count[i] = (uint16_t)(weight[i] * COUNT_START / sum);
     m->start[N_SYMBOLS] = RANS_TOTAL;
-    m->n_seen = 0;
+    m->period = 4;
+    model_renew(m);
 }
 
 static void start(coder *c)

@@ -15,6 +15,9 @@
 #endif
 
 #define N_SYMBOLS  32
+#define COUNT_STEP 24
+#define COUNT_MAX  60000
+#define PERIOD_MAX 64
 #define LOG2_LANES 2
 #define N_LANES    (1u << LOG2_LANES)
 #define N_CLASSES  112 /* of residuals: four an octave */
@@ -22,10 +25,12 @@
 #define N_BITS     1024 /* contexts of single bits */
 #define READ_AHEAD 8192 /* bytes past the end that reading may touch before it is checked */
 
-/* start[i] of symbol i; start[0] = 0, start[N_SYMBOLS] = RANS_TOTAL. */
+/* start[i] of symbol i; start[0] = 0, start[N_SYMBOLS] = RANS_TOTAL. They follow from the counts
+ * whenever `left` symbols have come. */
 typedef struct model {
     uint16_t start[N_SYMBOLS + 1];
-    uint16_t n_seen;
+    uint16_t left, period;
+    uint16_t count[N_SYMBOLS];
 } model;
 
 typedef struct coder {
@@ -74,21 +79,12 @@ void coder_go_back(coder *c, const coder_mark *m);
 /* 1 / 256 bits written since. */
 uint64_t coder_cost(const coder *c, const coder_mark *m);
 
+void model_renew(model *m);
+
 static inline void model_update(model *m, unsigned symbol)
 {
-    static const uint8_t rates[64] = {
-        2, 3, 3, 4, 4, 4, 4, 4, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6, 6,
-        6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 7};
-    unsigned rate = rates[m->n_seen];
-    uint16_t round = (uint16_t)((1u << rate) - 1);
-
-    m->n_seen += m->n_seen < 63;
-    for (unsigned i = 0; i < N_SYMBOLS; i++) {
-        uint16_t at = m->start[i], up = (uint16_t)(RANS_TOTAL - N_SYMBOLS + i);
-        uint16_t down = (uint16_t)((uint16_t)(at - i + round) >> rate);
-        uint16_t rise = (uint16_t)((uint16_t)(up - at + round) >> rate);
-        m->start[i] = (uint16_t)((int16_t)i <= (int16_t)symbol ? at - down : at + rise);
-    }
+    m->count[symbol] += COUNT_STEP;
+    if (!--m->left) model_renew(m);
 }
 
 static inline void put_symbol(coder *c, uint32_t start, uint32_t freq)

@@ -181,10 +181,14 @@ CLONES static void scale_row(const bands *b, uint32_t y)
     const uint16_t *above = p - b->stride, *q = b->magnitude[2] + (ptrdiff_t)y * b->stride;
     uint32_t *restrict out = b->scale;
     uint32_t k0 = k[0], k2 = k[2], k3 = k[3], k4 = k[4], k6 = k[6], k7 = k[7], k8 = k[8], k9 = k[9];
+    uint32_t ka = k[10], kb = k[11], kc = k[12];
+    const uint16_t *q0 = q - b->stride, *q1 = q + b->stride;
 
     for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++)
         out[x] = k0 + k2 * up[x] + k3 * up[x + 1] + k4 * up[x - 1] + k6 * up2[x] + k7 * p[x] +
-                 (k8 * ((uint32_t)p[x - 1] + p[x + 1] + above[x] + below[x]) >> 2) + k9 * q[x];
+                 (k8 * ((uint32_t)p[x - 1] + p[x + 1] + above[x] + below[x]) >> 2) + k9 * q[x] +
+                 (ka * ((uint32_t)up[x - 2] + up[x + 2]) >> 1) + (kb * ((uint32_t)up2[x - 1] + up2[x + 1]) >> 1) +
+                 (kc * ((uint32_t)q[x - 1] + q[x + 1] + q0[x] + q1[x]) >> 2);
 }
 
 static inline unsigned class_of(uint32_t scale)

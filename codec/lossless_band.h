@@ -11,7 +11,7 @@
 #define MAX_SETS    16
 #define N_RING      17 /* this band and 16 before */
 #define N_MAGNITUDES 3
-#define N_SCALES    10 /* features of the scale, with the constant */
+#define N_SCALES    13 /* features of the scale, with the constant */
 #define COEF_BITS   11
 #define CELL        16 /* a cell of CELL x CELL samples has one set of coefficients */
 

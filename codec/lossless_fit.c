@@ -259,7 +259,7 @@ static void scale_features(const fitting *f, uint32_t y)
     const uint16_t *m = b->magnitude[0] + (ptrdiff_t)y * b->stride, *up = m - b->stride, *up2 = up - b->stride;
     const uint16_t *p = b->magnitude[1] + (ptrdiff_t)y * b->stride;
     const uint16_t *q = b->magnitude[2] + (ptrdiff_t)y * b->stride;
-    const uint16_t *from[N_SCALES + 1] = {NULL, m - 1, up, up + 1, up - 1, m - 2, up2, p, NULL, q, m};
+    const uint16_t *from[N_SCALES + 1] = {NULL, m - 1, up, up + 1, up - 1, m - 2, up2, p, NULL, q, NULL, NULL, NULL, m};
 
     for (int i = 0; i <= N_SCALES; i++) {
         double *out = f->rows + (size_t)i * f->pitch;
@@ -268,6 +268,13 @@ static void scale_features(const fitting *f, uint32_t y)
         else if (i == 8)
             for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++)
                 out[x] = (p[x - 1] + p[x + 1] + p[x - b->stride] + p[x + b->stride]) * 0.25;
+        else if (i == 10)
+            for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++) out[x] = (up[x - 2] + up[x + 2]) * 0.5;
+        else if (i == 11)
+            for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++) out[x] = (up2[x - 1] + up2[x + 1]) * 0.5;
+        else if (i == 12)
+            for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++)
+                out[x] = (q[x - 1] + q[x + 1] + q[x - b->stride] + q[x + b->stride]) * 0.25;
         else
             for (uint32_t x = 0; x < b->w; x++) out[x] = from[i][x];
     }
@@ -291,8 +298,8 @@ static void set_weights(fitting *f, const double *scale, uint32_t y, double leas
 static void fit_scale(fitting *f, uint32_t first, uint32_t step)
 {
     enum { N = N_SCALES };
-    static const double plain[N] = {0.1, 0.23, 0.17, 0.09, 0.11, 0.06, 0.06, 0.14, 0.14, 0};
-    static const uint8_t fallback[N] = {8, 16, 12, 6, 8, 4, 4, 0, 0, 0};
+    static const double plain[N] = {0.1, 0.23, 0.17, 0.09, 0.11, 0.06, 0.06, 0.14, 0.14};
+    static const uint8_t fallback[N] = {8, 16, 12, 6, 8, 4, 4};
     const bands *b = f->b;
     uint8_t *scale = f->b->f.scale;
     const double *x[N + 1];
@@ -310,8 +317,8 @@ static void fit_scale(fitting *f, uint32_t first, uint32_t step)
     }
     mirror(g, N + 1);
     int list[N], n = 0;
-    for (int i = 0; i < (b->band ? N : 7); i++)
-        if (g->m[i][i] > 0) list[n++] = i;
+    for (int i = 0; i < N; i++)
+        if (g->m[i][i] > 0 && (b->band || !(i >= 7 && i != 10 && i != 11))) list[n++] = i;
     memset(scale, 0, N);
     while (n) { // drop what would be negative, one by one
         double left = solve(c, r, g, list, n, N);
@@ -350,8 +357,10 @@ static uint64_t set_magnitudes_of_row(bands *b, bool wide, uint32_t y)
             bool left = x && row[x] == row[x - 1];
             out[x] = b->mask && b->mask[(size_t)y * b->w + x] ? 0 : left ? out[x - 1] : *(out + x - b->stride);
         }
-    out[-1] = out[0];
-    out[b->w] = out[b->w - 1];
+    for (int i = 1; i <= MARGIN; i++) {
+        out[-i] = out[0];
+        out[b->w + (uint32_t)i - 1] = out[b->w - 1];
+    }
     return sum;
 }
 

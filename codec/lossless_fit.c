@@ -1,13 +1,7 @@
 /* lossless_fit.c - the encoder's choice of predictors and scales: least squares in double precision,
  * without fused or reordered operations, so that every processor finds the same coefficients. */
 #include "lossless_band.h"
-
-enum { MAX_UNKNOWNS = MAX_TAPS + 1 };
-
-/* Sums of products of n unknowns' samples, the last one being what is predicted. */
-typedef struct moments {
-    double m[MAX_UNKNOWNS + 1][MAX_UNKNOWNS + 1];
-} moments;
+#include "lossless_solve.h"
 
 /* log2, good to 0.01, of a normal x > 0. */
 static double log2_of(double x)
@@ -23,117 +17,6 @@ static double log2_of(double x)
     return e + m * (1.3465 - m * 0.3465);
 }
 
-static double floor_of(double x) /* |x| < 2^62 */
-{
-    double t = (double)(int64_t)x;
-
-    return t > x ? t - 1 : t;
-}
-
-/* ---- solving ---- */
-
-/* R with R^T R = the moments of the unknowns listed. False: they are not independent. */
-static bool cholesky(double r[MAX_UNKNOWNS][MAX_UNKNOWNS], const moments *g, const int *list, int n)
-{
-    for (int i = 0; i < n; i++) {
-        for (int j = i; j < n; j++) {
-            double sum = g->m[list[i]][list[j]];
-            for (int k = 0; k < i; k++) sum -= r[k][i] * r[k][j];
-            if (i == j) {
-                if (!(sum > 1e-9 * g->m[list[i]][list[i]])) return false;
-                r[i][i] = __builtin_sqrt(sum);
-            } else {
-                r[i][j] = sum / r[i][i];
-            }
-        }
-    }
-    return true;
-}
-
-/* Solution c of the unknowns in list for `target`; returns the sum of squares left, or -1. */
-static double solve(double *c, double r[MAX_UNKNOWNS][MAX_UNKNOWNS], const moments *g, const int *list,
-                    int n, int target)
-{
-    double z[MAX_UNKNOWNS], left = g->m[target][target];
-
-    if (!cholesky(r, g, list, n)) return -1;
-    for (int i = 0; i < n; i++) {
-        double sum = g->m[list[i]][target];
-        for (int k = 0; k < i; k++) sum -= r[k][i] * z[k];
-        z[i] = sum / r[i][i];
-        left -= z[i] * z[i];
-    }
-    for (int i = n - 1; i >= 0; i--) {
-        double sum = z[i];
-        for (int k = i + 1; k < n; k++) sum -= r[i][k] * c[k];
-        c[i] = sum / r[i][i];
-    }
-    return left < 0 ? 0 : left;
-}
-
-static int32_t round_to(double v, double limit)
-{
-    v = v < -limit ? -limit : v > limit ? limit : v;
-    return (int32_t)floor_of(v + 0.5);
-}
-
-/* Whole numbers near c: from the last on, each rounding is made good by the coefficients before it. */
-static void round_coefs(int32_t *out, const double *c, double r[MAX_UNKNOWNS][MAX_UNKNOWNS], int n,
-                        const double *limit)
-{
-    double off[MAX_UNKNOWNS];
-
-    for (int i = n - 1; i >= 0; i--) {
-        double want = c[i];
-        for (int k = i + 1; k < n; k++) want += r[i][k] * off[k] / r[i][i];
-        out[i] = round_to(want, limit[i]);
-        off[i] = c[i] - out[i];
-    }
-}
-
-/* ---- moments ---- */
-
-#define LANES 4
-typedef double lanes __attribute__((vector_size(8 * LANES)));
-
-typedef lanes lanes_at __attribute__((aligned(8), may_alias));
-#define load(p) (*(const lanes_at *)(p))
-
-/* m[i][j] += x[i] . x[j] for j >= i: whole numbers below 2^53, so no order matters. n: of lanes. */
-CLONES static void add_products(moments *g, const double *const *x, const double *weight, int n_x, int n)
-{
-    for (int i = 0; i < n_x; i++) {
-        int j = i;
-        for (; j + 4 <= n_x; j += 4) {
-            lanes s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-            for (int k = 0; k < n; k += LANES) {
-                lanes v = load(x[i] + k) * load(weight + k);
-                s0 += v * load(x[j] + k);
-                s1 += v * load(x[j + 1] + k);
-                s2 += v * load(x[j + 2] + k);
-                s3 += v * load(x[j + 3] + k);
-            }
-            for (int l = 0; l < LANES; l++) {
-                g->m[i][j] += s0[l];
-                g->m[i][j + 1] += s1[l];
-                g->m[i][j + 2] += s2[l];
-                g->m[i][j + 3] += s3[l];
-            }
-        }
-        for (; j < n_x; j++) {
-            lanes s = {0};
-            for (int k = 0; k < n; k += LANES) s += load(x[i] + k) * load(weight + k) * load(x[j] + k);
-            for (int l = 0; l < LANES; l++) g->m[i][j] += s[l];
-        }
-    }
-}
-
-static void mirror(moments *g, int n)
-{
-    for (int i = 0; i < n; i++)
-        for (int j = 0; j < i; j++) g->m[i][j] = g->m[j][i];
-}
-
 typedef struct fitting {
     bands *b;
     fit all;            /* every tap that may be chosen */
@@ -141,6 +24,8 @@ typedef struct fitting {
     size_t pitch;
     double scale;       /* of samples, so that products stay exact */
     double *weight;     /* [pitch] of a row's squared errors */
+    double *weights;    /* [h][w], for the sets */
+    double *cell_rows;
     moments g;
 } fitting;
 
@@ -163,7 +48,7 @@ static void add_row(fitting *f, moments *g, uint32_t y, uint32_t x0, uint32_t x1
             for (uint32_t k = 0; k < x1 - x0; k++) row[k] = s[k] * f->scale;
     }
     for (int i = 0; i < LANES; i++) f->weight[x1 + (uint32_t)i] = 0; // what lies behind does not count
-    add_products(g, x, f->weight + x0, n, width);
+    moments_add(g, x, f->weight + x0, n, width);
 }
 
 /* Every how manyth row is looked at, so that about n samples are. */
@@ -313,9 +198,9 @@ static void fit_scale(fitting *f, uint32_t first, uint32_t step)
     for (uint32_t y = first; y < b->h; y += step) {
         set_weights(f, plain, y, 0.2);
         for (int i = 0; i < LANES; i++) f->weight[b->w + (uint32_t)i] = 0; // what lies behind does not count
-        add_products(g, x, f->weight + x0, N + 1, width);
+        moments_add(g, x, f->weight + x0, N + 1, width);
     }
-    mirror(g, N + 1);
+    moments_mirror(g, N + 1);
     int list[N], n = 0;
     for (int i = 0; i < N; i++)
         if (g->m[i][i] > 0 && (b->band || !(i >= 7 && i != 10 && i != 11))) list[n++] = i;
@@ -379,6 +264,181 @@ static void set_magnitudes(bands *b)
     memcpy(last + b->stride, last, (size_t)b->stride * sizeof *last);
 }
 
+/* ---- sets of coefficients ---- */
+
+/* A triangle of moments for each cell. */
+typedef struct cells {
+    int n;            /* unknowns, constant and target counted */
+    uint32_t n_cells;
+    double *m;        /* [n_cells][n * (n + 1) / 2] */
+    uint8_t *set;     /* [n_cells] */
+    double *products; /* [n * (n + 1) / 2][MAX_SETS] */
+} cells;
+
+static double *cell_moments(const cells *k, uint32_t i)
+{
+    return k->m + (size_t)i * ((size_t)k->n * ((size_t)k->n + 1) / 2);
+}
+
+/* Sums of squares that each set leaves in a cell. products [triangle][MAX_SETS]: of its coefficients. */
+CLONES static void cell_left(double left[MAX_SETS], const cells *k, uint32_t i, const double *products, uint32_t n_sets)
+{
+    const double *m = cell_moments(k, i), *end = cell_moments(k, i + 1);
+
+    for (uint32_t s = 0; s < MAX_SETS; s++) left[s] = 0;
+    if (n_sets <= 4)
+        for (; m < end; m++, products += MAX_SETS)
+            for (int s = 0; s < 4; s++) left[s] += *m * products[s];
+    else
+        for (; m < end; m++, products += MAX_SETS)
+            for (int s = 0; s < MAX_SETS; s++) left[s] += *m * products[s];
+}
+
+/* products of c_a c_b, twice where a and b differ. */
+static void set_products(double *products, int n, const double *c)
+{
+    for (int a = 0; a < n; a++)
+        for (int b = a; b < n; b++, products += MAX_SETS) *products = (a == b ? 1 : 2) * c[a] * c[b];
+}
+
+static void gather_cells(fitting *f, cells *k)
+{
+    const bands *b = f->b;
+    double *rows = f->cell_rows;
+    const double *x[MAX_UNKNOWNS + 1];
+    moments *g = &f->g;
+
+    for (int i = 0; i < k->n; i++) x[i] = rows + i * CELL * CELL;
+    double *weight = rows + k->n * CELL * CELL;
+    for (uint32_t cy = 0; cy < b->cells_y; cy++)
+        for (uint32_t cx = 0; cx < b->cells_x; cx++) {
+            uint32_t y1 = cy * CELL + CELL < b->h ? cy * CELL + CELL : b->h;
+            uint32_t x0 = cx * CELL, n_x = b->w - x0 < CELL ? b->w - x0 : CELL;
+            int n = 0;
+            for (uint32_t y = cy * CELL; y < y1; y++, n += CELL) {
+                for (int i = 0; i < k->n; i++) {
+                    double *out = rows + i * CELL * CELL + n;
+                    tap t = i && i + 1 < k->n ? f->all.taps[i - 1] : (tap){0};
+                    const int32_t *s = b->sample[t.back] + ((ptrdiff_t)y + t.dy) * b->stride + t.dx + x0;
+                    if (i == 0)
+                        for (uint32_t j = 0; j < CELL; j++) out[j] = 1;
+                    else
+                        for (uint32_t j = 0; j < n_x; j++) out[j] = s[j] * f->scale;
+                }
+                for (uint32_t j = 0; j < CELL; j++)
+                    weight[n + (int)j] = j < n_x && x0 + j >= 2 && y ? f->weights[(size_t)y * b->w + x0 + j] : 0;
+            }
+            memset(g, 0, sizeof *g);
+            moments_add(g, x, weight, k->n, n);
+            double *m = cell_moments(k, cy * b->cells_x + cx);
+            for (int i = 0; i < k->n; i++)
+                for (int j = i; j < k->n; j++) *m++ = g->m[i][j];
+        }
+}
+
+/* Moments of all cells of a set. */
+static void sum_cells(const cells *k, moments *g, uint32_t set)
+{
+    memset(g, 0, sizeof *g);
+    for (uint32_t c = 0; c < k->n_cells; c++) {
+        if (k->set[c] != set) continue;
+        const double *m = cell_moments(k, c);
+        for (int i = 0; i < k->n; i++)
+            for (int j = i; j < k->n; j++) g->m[i][j] += *m++;
+    }
+    moments_mirror(g, k->n);
+}
+
+/* Coefficients of each set, then the best set of each cell, and again; returns what is left. */
+static double settle_cells(const fitting *f, cells *k, uint32_t n_sets, fit *out)
+{
+    double c[MAX_UNKNOWNS + 1] = {0}, r[MAX_UNKNOWNS][MAX_UNKNOWNS], left = 0, unused;
+    moments g;
+    int list[MAX_UNKNOWNS], n = list_unknowns(list, f, out);
+    bool good[MAX_SETS];
+
+    for (int round = 0; round < ROUNDS; round++) {
+        for (uint32_t s = 0; s < n_sets; s++) {
+            double part[MAX_UNKNOWNS];
+            sum_cells(k, &g, s);
+            good[s] = solve(part, r, &g, list, n, k->n - 1) >= 0;
+            for (int i = 0; i < n && good[s]; i++) c[list[i]] = part[i];
+            c[k->n - 1] = -1;
+            set_products(k->products + s, k->n, c);
+        }
+        left = 0;
+        for (uint32_t i = 0; i < k->n_cells; i++) {
+            double least = 1e300, each[MAX_SETS];
+            cell_left(each, k, i, k->products, n_sets);
+            for (uint32_t s = 0; s < n_sets; s++)
+                if (good[s] && each[s] < least) {
+                    least = each[s];
+                    k->set[i] = (uint8_t)s;
+                }
+            left += least;
+        }
+    }
+    for (uint32_t s = 0; s < n_sets; s++) {
+        sum_cells(k, &g, s);
+        if (!set_coefs(f, &g, out, (int)s, &unused)) {
+            if (!s) return 1e300;
+            out->bias[s] = out->bias[0];
+            memcpy(out->coef[s], out->coef[0], sizeof out->coef[s]);
+        }
+    }
+    out->n_sets = (uint8_t)n_sets;
+    return left;
+}
+
+/* Several sets of coefficients where they save more than they take. False without memory. */
+static bool fit_sets(fitting *f)
+{
+    bands *b = f->b;
+    cells k = {.n = b->f.n_taps + 2, .n_cells = b->cells_x * b->cells_y};
+    size_t triangle = (size_t)k.n * ((size_t)k.n + 1) / 2;
+    double *memory = malloc(((k.n_cells + MAX_SETS) * triangle + (size_t)(k.n + 1) * CELL * CELL) * sizeof *memory);
+    uint8_t *best_sets = malloc((size_t)k.n_cells * 2);
+    double samples = 0, best;
+    fit trial;
+
+    if (!memory || !best_sets) {
+        free(memory);
+        free(best_sets);
+        return false;
+    }
+    k.m = memory;
+    k.set = best_sets + k.n_cells;
+    k.products = memory + k.n_cells * triangle;
+    f->cell_rows = k.products + MAX_SETS * triangle;
+    f->all = b->f;
+    gather_cells(f, &k);
+    for (uint32_t i = 0; i < k.n_cells; i++) samples += cell_moments(&k, i)[0];
+    double n = 0;
+    for (size_t i = 0; i < (size_t)b->w * b->h; i++) n += f->weights[i] > 0;
+    memset(k.set, 0, k.n_cells);
+    memset(best_sets, 0, k.n_cells);
+    trial = b->f;
+    double one = settle_cells(f, &k, 1, &trial);
+    best = 0.5 * n * log2_of(one / samples);
+    if (one < 1e300) b->f = trial;
+    for (uint32_t n_sets = 2; n_sets <= MAX_SETS && one < 1e300; n_sets *= 2) {
+        // halves of the sets so far, by turns
+        for (uint32_t i = 0; i < k.n_cells; i++) k.set[i] = (uint8_t)(k.set[i] * 2 + (i % b->cells_x + i / b->cells_x) % 2);
+        trial = b->f;
+        double left = settle_cells(f, &k, n_sets, &trial);
+        double cost = 0.5 * n * log2_of(left / samples) + n_sets * (b->f.n_taps * 10.0 + 12) +
+                      k.n_cells * 0.6 * log2_of(n_sets);
+        if (cost >= best) continue;
+        best = cost;
+        b->f = trial;
+        memcpy(best_sets, k.set, k.n_cells);
+    }
+    memcpy(b->cell, best_sets, k.n_cells);
+    free(memory);
+    free(best_sets);
+    return true;
+}
+
 bool bands_fit(bands *b, int effort)
 {
     fitting f = {.b = b, .scale = 1};
@@ -406,12 +466,29 @@ bool bands_fit(bands *b, int effort)
                 for (uint32_t x = 0; x < b->w; x++) f.weight[x] = !(b->skip && b->skip[(size_t)y * b->w + x]);
             add_row(&f, &f.g, y, x0, b->w);
         }
-        mirror(&f.g, f.all.n_taps + 2);
+        moments_mirror(&f.g, f.all.n_taps + 2);
         choose_taps(&f);
         set_magnitudes(b);
         fit_scale(&f, y0, rows_step(b, 12000));
     }
+    bool ok = true;
+    if (b->w * b->h >= 16384 && b->f.n_taps) {
+        double scale[N_SCALES];
+        for (int i = 0; i < N_SCALES; i++) scale[i] = b->f.scale[i] / 64.0;
+        f.weights = malloc((size_t)b->w * b->h * sizeof *f.weights);
+        ok = f.weights != NULL;
+        for (uint32_t y = 0; ok && y < b->h; y++) {
+            set_weights(&f, scale, y, 0.2);
+            memcpy(f.weights + (size_t)y * b->w, f.weight, b->w * sizeof *f.weights);
+        }
+        ok = ok && fit_sets(&f);
+        free(f.weights);
+        if (ok) {
+            set_magnitudes(b);
+            fit_scale(&f, y0, rows_step(b, 12000));
+        }
+    }
     free(memory);
     (void)effort;
-    return true;
+    return ok;
 }

@@ -22,6 +22,7 @@ typedef struct block {
     uint64_t special;       /* bits of the samples in it */
     uint8_t *skip;          /* [n] */
     coder_mark mark;        /* for trials */
+    int habit, n_habit;     /* how the last bands were coded, and how many of them alike by far */
 } block;
 
 static bool block_create(block *k, const lossless_shape *s)
@@ -197,58 +198,82 @@ static bool write_band(block *k, map *m, bool repeats, int effort)
     return true;
 }
 
-enum { MAX_TRIES = 4 };
+/* Ways to code a band. */
+enum { WAY_REPEATS = 1, WAY_DIFFERENCE = 2, N_WAYS = 4 };
 
-/* Writes the band in the cheapest of the ways that look promising. */
+/* Chooses the map of a way and places samples. *spiky: repeats look promising. */
+static bool prepare(block *k, map *m, int way, bool *spiky)
+{
+    size_t n = (size_t)k->s->width * k->s->height;
+
+    map_free(m);
+    if (!map_choose(m, k->s->type, k->bits[0], way & WAY_DIFFERENCE ? k->bits[1] : NULL, k->b.mask, n, k->v, k->low))
+        return false;
+    set_map(k, m);
+    place_samples(k, m);
+    *spiky = mark_repeats(k);
+    return true;
+}
+
+static bool may_differ(const block *k)
+{
+    return k->b.band && k->s->n_bands <= 4 && k->s->type >= NSVQ_TYPE_U8 && k->s->type <= NSVQ_TYPE_S16;
+}
+
+/* The ways that look promising; 0 without memory. */
+static int find_ways(block *k, map *m, int ways[N_WAYS])
+{
+    bool spiky;
+    int n = 0;
+
+    if (!prepare(k, m, 0, &spiky)) return 0;
+    ways[n++] = 0;
+    if (!m->range) return n;
+    if (spiky) ways[n++] = WAY_REPEATS;
+    if (may_differ(k)) {
+        if (!prepare(k, m, WAY_DIFFERENCE, &spiky)) return 0;
+        if (m->n_table || spiky) ways[n++] = WAY_DIFFERENCE;
+        if (spiky && m->range) ways[n++] = WAY_DIFFERENCE | WAY_REPEATS;
+    }
+    // what has been best by far need not be tried each time
+    for (int i = 0; i < n && n > 1 && k->n_habit >= 2 && k->n_habit % 16; i++)
+        if (ways[i] == k->habit) {
+            ways[0] = k->habit;
+            k->n_habit++;
+            return 1;
+        }
+    return n;
+}
+
+/* Writes the band in the cheapest way. */
 static bool write_best(block *k, int effort)
 {
-    nsvq_type type = k->s->type;
-    size_t n = (size_t)k->s->width * k->s->height;
     coder *c = &k->b.c;
-    map m[2] = {{0}, {0}};
-    int tries[MAX_TRIES], n_tries = 0, best = 0, placed = -1; // bit 0: repeats, bit 1: difference
-    uint64_t least = UINT64_MAX;
-    bool ok = map_choose(&m[0], type, k->bits[0], NULL, k->b.mask, n, k->v, k->low), spiky;
+    map m = {0};
+    uint64_t least = UINT64_MAX, second = UINT64_MAX;
+    int ways[N_WAYS], n = find_ways(k, &m, ways), best = n ? ways[0] : 0, written = -1;
+    int quick = k->b.w * k->b.h < SETS_MIN ? effort : 1;
+    bool spiky, ok = n > 0;
 
-    if (!ok) goto done;
-    set_map(k, &m[0]);
-    place_samples(k, &m[0]);
-    spiky = mark_repeats(k);
-    tries[n_tries++] = 0;
-    if (spiky && m[0].range) tries[n_tries++] = 1;
-    if (k->b.band && m[0].range && type >= NSVQ_TYPE_U8 && type <= NSVQ_TYPE_S16 && k->s->n_bands <= 4) {
-        ok = map_choose(&m[1], type, k->bits[0], k->bits[1], k->b.mask, n, k->v, k->low);
-        if (!ok) goto done;
-        place_samples(k, &m[1]);
-        bool jumpy = mark_repeats(k);
-        if (m[1].n_table || jumpy) tries[n_tries++] = 2;
-        if (jumpy && m[1].range) tries[n_tries++] = 3;
-        placed = 1;
-    }
     coder_set_mark(&k->mark, c);
-    for (int i = 0; ok && i <= n_tries; i++) {
-        if (i == n_tries && best == tries[i - 1]) break; // the last one stays
-        int t = i < n_tries ? tries[i] : best;
+    for (int i = 0; ok && n > 1 && i < n; i++) {
         if (i) coder_go_back(c, &k->mark);
-        set_map(k, &m[t >> 1]);
-        if (placed != t >> 1 || m[t >> 1].low_bits) {
-            map_free(&m[t >> 1]);
-            if (!(ok = map_choose(&m[t >> 1], type, k->bits[0], t & 2 ? k->bits[1] : NULL, k->b.mask, n, k->v, k->low)))
-                break;
-            place_samples(k, &m[t >> 1]);
-            mark_repeats(k);
-            placed = t >> 1;
-        }
-        if (!(ok = write_band(k, &m[t >> 1], t & 1, effort))) break;
-        if (n_tries == 1) break;
+        ok = prepare(k, &m, ways[i], &spiky) && write_band(k, &m, ways[i] & WAY_REPEATS, quick);
+        written = ways[i];
         uint64_t cost = coder_cost(c, &k->mark);
-        if (cost >= least) continue;
-        least = cost;
-        best = t;
+        second = cost < least ? least : cost < second ? cost : second;
+        best = cost < least ? ways[i] : best;
+        least = cost < least ? cost : least;
     }
-done:
-    map_free(&m[0]);
-    map_free(&m[1]);
+    if (ok && (written != best || quick != effort)) {
+        if (written >= 0) coder_go_back(c, &k->mark);
+        ok = prepare(k, &m, best, &spiky) && write_band(k, &m, best & WAY_REPEATS, effort);
+    }
+    if (n > 1) {
+        k->n_habit = best == k->habit && second - least > least / 40 ? k->n_habit + 1 : 0;
+        k->habit = best;
+    }
+    map_free(&m);
     return ok;
 }
 
@@ -267,6 +292,7 @@ static bool encode_band(block *k, const uint8_t *in, const void *nodata, int eff
 int lossless_encode(wr *w, const void *planes, const lossless_shape *s, const void *nodata, int effort)
 {
     if (!shape_fits(s)) return -1;
+    if (!effort) effort = 7;
     size_t plane = (size_t)s->width * s->height * lossless_sample_bytes(s->type);
     block *k = calloc(1, sizeof *k);
     bool ok = k && block_create(k, s);

@@ -64,7 +64,9 @@ bool bands_need_wide(const bands *b);
 /* The part of the stream that tells masked samples; mask [h][w], before: that of the band before or NULL. */
 void mask_code(coder *c, uint8_t *mask, const uint8_t *before, uint32_t w, uint32_t h);
 
-/* lossless_fit.c: sets f and cell for sample[0]. False without memory. */
+#define SETS_MIN 16384 /* samples of a band that may get several sets */
+
+/* lossless_fit.c: sets f and cell for sample[0]. effort 1: one set. False without memory. */
 bool bands_fit(bands *b, int effort);
 
 /* Margins of a row whose samples are known, and of what lies below the last. */

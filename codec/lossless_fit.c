@@ -135,6 +135,15 @@ static void choose_taps(fitting *f)
     }
 }
 
+/* New coefficients for the taps chosen. */
+static void refine(fitting *f)
+{
+    double left;
+    fit again = f->b->f;
+
+    if (set_coefs(f, &f->g, &again, 0, &left)) f->b->f = again;
+}
+
 /* ---- scales ---- */
 
 /* Features of the scale of row y, the constant first, then the magnitude itself. */
@@ -428,7 +437,7 @@ static bool fit_sets(fitting *f)
         double left = settle_cells(f, &k, n_sets, &trial);
         double cost = 0.5 * n * log2_of(left / samples) + n_sets * (b->f.n_taps * 10.0 + 12) +
                       k.n_cells * 0.6 * log2_of(n_sets);
-        if (cost >= best) continue;
+        if (cost >= best) break;
         best = cost;
         b->f = trial;
         memcpy(best_sets, k.set, k.n_cells);
@@ -454,9 +463,10 @@ bool bands_fit(bands *b, int effort)
     f.rows = memory + f.pitch;
     memset(b->cell, 0, (size_t)b->cells_x * b->cells_y);
     uint32_t x0 = b->w > 4 ? 2 : 0, y0 = b->h > 4 ? 1 : 0;
+    bool sets = b->w * b->h >= SETS_MIN;
     for (int pass = 0; pass < 2; pass++) {
         double scale[N_SCALES];
-        uint32_t step = rows_step(b, pass ? 24000 : 4000);
+        uint32_t step = rows_step(b, pass ? sets ? 8000 : 24000 : 4000);
         for (int i = 0; i < N_SCALES; i++) scale[i] = b->f.scale[i] / 64.0;
         memset(&f.g, 0, sizeof f.g);
         for (uint32_t y = y0; y < b->h; y += step) {
@@ -467,12 +477,16 @@ bool bands_fit(bands *b, int effort)
             add_row(&f, &f.g, y, x0, b->w);
         }
         moments_mirror(&f.g, f.all.n_taps + 2);
-        choose_taps(&f);
+        if (pass)
+            refine(&f);
+        else
+            choose_taps(&f);
+        f.all = b->f;
         set_magnitudes(b);
         fit_scale(&f, y0, rows_step(b, 12000));
     }
     bool ok = true;
-    if (b->w * b->h >= 16384 && b->f.n_taps) {
+    if (effort > 1 && sets && b->f.n_taps) {
         double scale[N_SCALES];
         for (int i = 0; i < N_SCALES; i++) scale[i] = b->f.scale[i] / 64.0;
         f.weights = malloc((size_t)b->w * b->h * sizeof *f.weights);
@@ -489,6 +503,5 @@ bool bands_fit(bands *b, int effort)
         }
     }
     free(memory);
-    (void)effort;
     return ok;
 }

@@ -51,12 +51,14 @@ static void add_row(fitting *f, moments *g, uint32_t y, uint32_t x0, uint32_t x1
     moments_add(g, x, f->weight + x0, n, width);
 }
 
-/* Every how manyth row is looked at, so that about n samples are. */
+/* Every how manyth row is looked at, so that about n samples count. Odd, for pictures that repeat each row. */
 static uint32_t rows_step(const bands *b, uint32_t n)
 {
-    uint32_t step = b->w * b->h / n;
+    size_t samples = (size_t)b->w * b->h, count = b->skip ? 0 : samples;
 
-    return step ? step : 1;
+    for (size_t i = 0; b->skip && i < samples; i++) count += !b->skip[i];
+    uint32_t step = (uint32_t)(count / n);
+    return step ? step | 1 : 1;
 }
 
 /* ---- choosing taps ---- */

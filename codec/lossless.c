@@ -34,7 +34,7 @@ static bool block_create(block *k, const lossless_shape *s)
     k->low = calloc(n, sizeof *k->low);
     k->v = malloc(n * sizeof *k->v);
     k->mask[0] = malloc(3 * n);
-    if (!k->bits[0] || !k->low || !k->v || !k->mask[0] || !bands_create(&k->b, s->width, s->height)) return false;
+    if (!k->bits[0] || !k->low || !k->v || !k->mask[0] || !bands_create(&k->b, s->n_bands, s->width, s->height)) return false;
     k->bits[1] = k->bits[0] + n;
     k->mask[1] = k->mask[0] + n;
     k->skip = k->mask[1] + n;

@@ -8,8 +8,9 @@ static size_t plane_samples(const bands *b)
     return (size_t)b->stride * (b->h + MARGIN + 1);
 }
 
-bool bands_create(bands *b, uint32_t w, uint32_t h)
+bool bands_create(bands *b, uint32_t n_bands, uint32_t w, uint32_t h)
 {
+    b->n_ring = n_bands < 2 ? 2 : n_bands < N_RING ? n_bands : N_RING;
     b->w = w;
     b->h = h;
     b->stride = (ptrdiff_t)w + 2 * MARGIN;
@@ -17,14 +18,14 @@ bool bands_create(bands *b, uint32_t w, uint32_t h)
     b->cells_y = (h + CELL - 1) / CELL;
     size_t n = plane_samples(b), origin = MARGIN * (size_t)b->stride + MARGIN;
     size_t cells = (size_t)b->cells_x * b->cells_y;
-    uint8_t *p = calloc(1, N_RING * n * 4 + N_MAGNITUDES * n * 2 + w * 16 + cells);
+    uint8_t *p = calloc(1, b->n_ring * n * 4 + N_MAGNITUDES * n * 2 + w * 16 + cells);
     if (!p) return false;
     b->memory = p;
     b->wide_sums = (int64_t *)p;
     p += 8 * w;
     b->sums = (int32_t *)p;
     p += 4 * w;
-    for (int i = 0; i < N_RING; i++, p += 4 * n) b->sample[i] = (int32_t *)p + origin;
+    for (uint32_t i = 0; i < b->n_ring; i++, p += 4 * n) b->sample[i] = (int32_t *)p + origin;
     b->scale = (uint32_t *)p;
     p += 4 * w;
     for (int i = 0; i < N_MAGNITUDES; i++, p += 2 * n) b->magnitude[i] = (uint16_t *)p + origin;
@@ -40,10 +41,10 @@ void bands_free(bands *b)
 
 void bands_next(bands *b)
 {
-    int32_t *s = b->sample[N_RING - 1];
+    int32_t *s = b->sample[b->n_ring - 1];
     uint16_t *m = b->magnitude[N_MAGNITUDES - 1];
 
-    memmove(b->sample + 1, b->sample, (N_RING - 1) * sizeof *b->sample);
+    memmove(b->sample + 1, b->sample, (b->n_ring - 1) * sizeof *b->sample);
     memmove(b->magnitude + 1, b->magnitude, (N_MAGNITUDES - 1) * sizeof *b->magnitude);
     b->sample[0] = s;
     b->magnitude[0] = m;

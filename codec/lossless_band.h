@@ -34,6 +34,7 @@ typedef struct bands {
     uint32_t w, h, band;
     uint32_t cells_x, cells_y;
     ptrdiff_t stride;
+    uint32_t n_ring;
     int32_t *sample[N_RING];            /* of this band, the one before ...: at its (0, 0) */
     uint16_t *magnitude[N_MAGNITUDES];  /* same stride and margins */
     uint8_t *cell;                      /* [cells_y][cells_x] set of each cell */
@@ -48,7 +49,7 @@ typedef struct bands {
     uint32_t *scale;                    /* [w] */
 } bands;
 
-bool bands_create(bands *b, uint32_t w, uint32_t h);
+bool bands_create(bands *b, uint32_t n_bands, uint32_t w, uint32_t h);
 void bands_free(bands *b);
 /* This band becomes the one before. */
 void bands_next(bands *b);

@@ -368,7 +368,7 @@ static double settle_cells(const fitting *f, cells *k, uint32_t n_sets, fit *out
     int list[MAX_UNKNOWNS], n = list_unknowns(list, f, out);
     bool good[MAX_SETS];
 
-    for (int round = 0; round < ROUNDS; round++) {
+    for (int round = 0; round < 4; round++) {
         for (uint32_t s = 0; s < n_sets; s++) {
             double part[MAX_UNKNOWNS];
             sum_cells(k, &g, s);

@@ -176,7 +176,7 @@ bool bands_need_wide(const bands *b)
 /* Estimated magnitude of the residuals in 1 / 64, without what this row adds. */
 CLONES static void scale_row(const bands *b, uint32_t y)
 {
-    const uint8_t *k = b->f.scale;
+    const uint32_t *k = b->f.scale;
     const uint16_t *up = b->magnitude[0] + ((ptrdiff_t)y - 1) * b->stride, *up2 = up - b->stride;
     const uint16_t *p = b->magnitude[1] + (ptrdiff_t)y * b->stride, *below = p + b->stride;
     const uint16_t *above = p - b->stride, *q = b->magnitude[2] + (ptrdiff_t)y * b->stride;
@@ -377,7 +377,7 @@ static void code_fit(bands *b)
         return;
     }
     for (int i = 0; i < N_SCALES; i++)
-        f->scale[i] = (uint8_t)number(c, NUMBER_SCALE + (unsigned)i, 2, f->scale[i], 0, 255);
+        f->scale[i] = (uint32_t)number(c, NUMBER_SCALE + (unsigned)i, i ? 2 : 4, (int32_t)f->scale[i], 0, i ? 255 : SCALE_MAX);
     for (uint32_t s = 0; s < f->n_sets; s++) {
         f->bias[s] = number(c, NUMBER_BIAS, COEF_BITS - 2, f->bias[s], -(1 << 28), 1 << 28);
         for (int t = 0, in_group = 0; t < f->n_taps; t++) {

@@ -12,6 +12,7 @@
 #define N_RING      17 /* this band and 16 before */
 #define N_MAGNITUDES 3
 #define N_SCALES    13 /* features of the scale, with the constant */
+#define SCALE_MAX   (1 << 22)
 #define COEF_BITS   11
 #define CELL        16 /* a cell of CELL x CELL samples has one set of coefficients */
 
@@ -26,7 +27,7 @@ typedef struct fit {
     tap taps[MAX_TAPS];
     int32_t coef[MAX_SETS][MAX_TAPS], bias[MAX_SETS];
     uint8_t shift;           /* of magnitudes */
-    uint8_t scale[N_SCALES];
+    uint32_t scale[N_SCALES];
 } fit;
 
 typedef struct bands {

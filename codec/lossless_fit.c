@@ -195,9 +195,9 @@ static void fit_scale(fitting *f, uint32_t first, uint32_t step)
 {
     enum { N = N_SCALES };
     static const double plain[N] = {0.1, 0.23, 0.17, 0.09, 0.11, 0.06, 0.06, 0.14, 0.14};
-    static const uint8_t fallback[N] = {8, 16, 12, 6, 8, 4, 4};
+    static const uint32_t fallback[N] = {8, 16, 12, 6, 8, 4, 4};
     const bands *b = f->b;
-    uint8_t *scale = f->b->f.scale;
+    uint32_t *scale = f->b->f.scale;
     const double *x[N + 1];
     double c[MAX_UNKNOWNS], r[MAX_UNKNOWNS][MAX_UNKNOWNS];
     moments *g = &f->g;
@@ -215,7 +215,7 @@ static void fit_scale(fitting *f, uint32_t first, uint32_t step)
     int list[N], n = 0;
     for (int i = 0; i < N; i++)
         if (g->m[i][i] > 0 && (b->band || !(i >= 7 && i != 10 && i != 11))) list[n++] = i;
-    memset(scale, 0, N);
+    memset(scale, 0, N * sizeof *scale);
     while (n) { // drop what would be negative, one by one
         double left = solve(c, r, g, list, n, N);
         int worst = -1;
@@ -226,8 +226,8 @@ static void fit_scale(fitting *f, uint32_t first, uint32_t step)
         for (int i = worst; i + 1 < n; i++) list[i] = list[i + 1];
         n--;
     }
-    if (!n) memcpy(scale, fallback, N);
-    for (int i = 0; i < n; i++) scale[list[i]] = (uint8_t)round_to(c[i] * 64, 255);
+    if (!n) memcpy(scale, fallback, sizeof fallback);
+    for (int i = 0; i < n; i++) scale[list[i]] = (uint32_t)round_to(c[i] * 64, list[i] ? 255 : SCALE_MAX);
 }
 
 /* Magnitudes of the residuals of a row, nearly as the coder will find them; returns their sum. */

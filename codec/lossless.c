@@ -107,8 +107,8 @@ static void code_low_bits(block *k, const map *m)
             put_bits(c, (uint32_t)k->low[i], first);
             put_bits(c, (uint32_t)(k->low[i] >> 32), rest);
         } else {
-            k->low[i] = get_bits(c, first);
-            if (rest) k->low[i] |= (uint64_t)get_bits(c, rest) << 32;
+            k->low[i] = get_bits(&c->r, first);
+            if (rest) k->low[i] |= (uint64_t)get_bits(&c->r, rest) << 32;
             check_read(c);
         }
     }
@@ -139,7 +139,7 @@ static bool find_special(const block *k, const void *nodata, uint64_t *special)
     size_t n = (size_t)k->s->width * k->s->height, bytes = lossless_sample_bytes(k->s->type), count = 0;
 
     if (nodata) {
-        *special = sample_load(nodata, bytes);
+        samples_load(special, nodata, bytes, 1);
         for (size_t i = 0; i < n; i++) count += k->bits[0][i] == *special;
         if (count) return count < n;
     }
@@ -282,7 +282,7 @@ static bool encode_band(block *k, const uint8_t *in, const void *nodata, int eff
     size_t n = (size_t)k->s->width * k->s->height, bytes = lossless_sample_bytes(k->s->type);
     uint64_t special = 0;
 
-    for (size_t i = 0; i < n; i++) k->bits[0][i] = sample_load(in + i * bytes, bytes);
+    samples_load(k->bits[0], in, bytes, n);
     bool has_special = find_special(k, nodata, &special);
     for (size_t i = 0; has_special && i < n; i++) k->mask[0][i] = k->bits[0][i] == special;
     code_special(k, has_special, special);
@@ -328,14 +328,12 @@ static void decode_band(block *k, uint8_t *out)
     for (uint32_t y = 0; y < b->h && !c->bad; y++) {
         const int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
         const uint8_t *mask = b->mask ? b->mask + (size_t)y * b->w : NULL;
-        const uint64_t *low = k->low + (size_t)y * b->w, *before = k->bits[1] + (size_t)y * b->w;
-        uint64_t *bits = k->bits[0] + (size_t)y * b->w;
-        for (uint32_t x = 0; x < b->w; x++, out += bytes) {
-            bits[x] = mask && mask[x] ? k->special
-                                      : map_sample(&m, type, (uint32_t)row[x] + m.mean, m.low_bits ? low[x] : 0, before[x]);
-            sample_store(out, bytes, bits[x]);
-        }
+        size_t at = (size_t)y * b->w;
+        map_samples(&m, type, k->bits[0] + at, row, k->low + at, k->bits[1] + at, b->w);
+        for (uint32_t x = 0; mask && x < b->w; x++)
+            if (mask[x]) k->bits[0][at + x] = k->special;
     }
+    if (!c->bad) samples_store(out, bytes, k->bits[0], n);
     map_free(&m);
 }
 

@@ -217,7 +217,7 @@ void mask_code(coder *c, uint8_t *mask, const uint8_t *before, uint32_t w, uint3
             unsigned context = left | left2 << 1 | (unsigned)up[x] << 2 | (unsigned)up[last] << 3 |
                                (unsigned)up[next] << 4 | (unsigned)up2[x] << 5 | (unsigned)b[x] << 6 |
                                (unsigned)b[next] << 7 | (unsigned)below[x] << 8;
-            mask[x] = code_bit(c, BIT_MASK + context, mask[x]);
+            mask[x] = code_bit(c, &c->r, BIT_MASK + context, mask[x]);
             left2 = left;
             left = mask[x];
         }
@@ -226,7 +226,7 @@ void mask_code(coder *c, uint8_t *mask, const uint8_t *before, uint32_t w, uint3
 }
 
 /* Is row[x] the sample to its left or above? Sets it when read. *from: 1 or 2, where it came from. */
-static inline __attribute__((always_inline)) bool code_repeat(bands *b, int32_t *row, const int32_t *before,
+static inline __attribute__((always_inline)) bool code_repeat(bands *b, reader *r, int32_t *row, const int32_t *before,
                                                               ptrdiff_t x, int *from)
 {
     const int32_t *up = row - b->stride, *up_before = before - b->stride;
@@ -237,12 +237,12 @@ static inline __attribute__((always_inline)) bool code_repeat(bands *b, int32_t 
                        (unsigned)(n == *(up - b->stride + x)) << 6;
 
     *from = 1;
-    if (code_bit(&b->c, BIT_LEFT + context + (w == n ? 128 : 0), v == w)) {
+    if (code_bit(&b->c, r, BIT_LEFT + context + (w == n ? 128 : 0), v == w)) {
         row[x] = w;
         return true;
     }
     *from = 2;
-    if (w == n || !code_bit(&b->c, BIT_ABOVE + context, v == n)) return false;
+    if (w == n || !code_bit(&b->c, r, BIT_ABOVE + context, v == n)) return false;
     row[x] = n;
     return true;
 }
@@ -260,6 +260,7 @@ static inline __attribute__((always_inline)) void code_row(bands *b, uint32_t y,
     uint32_t k1 = b->f.scale[1], k5 = b->f.scale[5], m1, m2, bad = 0;
     int64_t low = b->low, high = b->high, s1, s2;
     unsigned shift = b->f.shift;
+    reader r = c->r;
     int i1 = b->f.count[0] > 0 ? 0 : -1, i2 = b->f.count[0] > 4 ? 4 : -1;
 
     open_row(b, row, magnitude);
@@ -291,7 +292,7 @@ static inline __attribute__((always_inline)) void code_row(bands *b, uint32_t y,
                 continue;
             }
             int from;
-            if (repeats && code_repeat(b, row, before, x, &from)) {
+            if (repeats && code_repeat(b, &r, row, before, x, &from)) {
                 s1 = row[x];
                 m1 = from == 1 ? m1 : magnitude[(ptrdiff_t)x - b->stride];
                 magnitude[x] = (uint16_t)m1;
@@ -301,7 +302,7 @@ static inline __attribute__((always_inline)) void code_row(bands *b, uint32_t y,
                 e = (int32_t)(row[x] - p);
                 put_value(c, m, (unsigned)k, flip ? -e : e);
             } else {
-                e = get_value(c, m, (unsigned)k);
+                e = get_value(&r, m, (unsigned)k);
                 uint32_t v = (uint32_t)p + (flip ? 0 - (uint32_t)e : (uint32_t)e);
                 e = (int32_t)(v - (uint32_t)p);
                 row[x] = (int32_t)v;
@@ -313,6 +314,7 @@ static inline __attribute__((always_inline)) void code_row(bands *b, uint32_t y,
             magnitude[x] = (uint16_t)m1;
         }
     }
+    c->r = r;
     if (bad) c->bad = true;
     close_row(b, row, y);
     close_magnitudes(b, magnitude, y);

@@ -105,23 +105,23 @@ int coder_read(coder *c, const uint8_t *in, size_t size)
     memset(c->copy + size, 0, READ_AHEAD);
     for (unsigned i = 0; i < N_LANES; i++) {
         const uint8_t *b = c->copy + 4 * i;
-        c->state[i] = (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
-        if (c->state[i] < RANS_LOW) return -1;
+        c->r.state[i] = (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+        if (c->r.state[i] < RANS_LOW) return -1;
     }
-    c->words = c->copy + 4 * N_LANES;
-    c->words_end = c->bits = c->copy + n;
+    c->r.words = c->copy + 4 * N_LANES;
+    c->words_end = c->r.bits = c->copy + n;
     c->bit_end = 8 * (uint64_t)(size - n);
     return 0;
 }
 
 bool coder_done(const coder *c)
 {
-    uint64_t padding = c->bit_end - c->bit;
+    uint64_t padding = c->bit_end - c->r.bit;
 
-    if (c->bad || c->words != c->words_end || c->bit > c->bit_end || padding > 7) return false;
-    if (peek_bits(c) & ((1u << padding) - 1)) return false;
+    if (c->bad || c->r.words != c->words_end || c->r.bit > c->bit_end || padding > 7) return false;
+    if (peek_bits(&c->r) & ((1u << padding) - 1)) return false;
     for (unsigned i = 0; i < N_LANES; i++)
-        if (c->state[i] != RANS_LOW) return false;
+        if (c->r.state[i] != RANS_LOW) return false;
     return true;
 }
 

@@ -7,6 +7,10 @@
 #include "bytes.h"
 #include "rans.h"
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 /* Loops that gain by wider vectors; the results are the same. */
 #if defined __x86_64__ && defined __GNUC__ && !defined __clang__ && defined __linux__ && !defined __SANITIZE_ADDRESS__
 #define CLONES __attribute__((target_clones("avx2", "default")))
@@ -28,10 +32,17 @@
 /* start[i] of symbol i; start[0] = 0, start[N_SYMBOLS] = RANS_TOTAL. They follow from the counts
  * whenever `left` symbols have come. */
 typedef struct model {
-    uint16_t start[N_SYMBOLS + 1];
+    _Alignas(16) uint16_t start[N_SYMBOLS + 1];
     uint16_t left, period;
     uint16_t count[N_SYMBOLS];
 } model;
+
+/* What reading moves. A loop works on a copy of its own, which no store of samples can touch. */
+typedef struct reader {
+    uint32_t state[N_LANES], lane;
+    const uint8_t *words, *bits;
+    uint64_t bit;
+} reader;
 
 typedef struct coder {
     bool writing, bad;
@@ -43,9 +54,9 @@ typedef struct coder {
     unsigned n_acc;
     /* reading */
     uint8_t *copy;  /* the stream with READ_AHEAD zeros behind it */
-    uint32_t state[N_LANES], lane;
-    const uint8_t *words, *words_end, *bits;
-    uint64_t bit, bit_end;
+    reader r;
+    const uint8_t *words_end;
+    uint64_t bit_end;
     /* both */
     model number[N_NUMBERS], residual[2 * N_CLASSES];
     uint16_t one[N_BITS]; /* chance of a set bit, of RANS_TOTAL */
@@ -115,9 +126,9 @@ static inline void put_bits(coder *c, uint32_t v, unsigned n)
 }
 
 /* 57 bits at least. */
-static inline uint64_t peek_bits(const coder *c)
+static inline uint64_t peek_bits(const reader *r)
 {
-    const uint8_t *p = c->bits + (c->bit >> 3);
+    const uint8_t *p = r->bits + (r->bit >> 3);
     uint64_t v;
 
 #if defined __BYTE_ORDER__ && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
@@ -126,49 +137,66 @@ static inline uint64_t peek_bits(const coder *c)
     v = 0;
     for (int i = 7; i >= 0; i--) v = v << 8 | p[i];
 #endif
-    return v >> (c->bit & 7);
+    return v >> (r->bit & 7);
 }
 
-static inline uint32_t get_bits(coder *c, unsigned n)
+static inline uint32_t get_bits(reader *r, unsigned n)
 {
-    uint64_t v = peek_bits(c);
+    uint64_t v = peek_bits(r);
 
-    c->bit += n;
+    r->bit += n;
     return (uint32_t)(v & ((UINT64_C(1) << n) - 1));
 }
 
 /* May be called for READ_AHEAD / 16 values without looking whether the input is used up. */
 static inline void check_read(coder *c)
 {
-    if (!c->writing && (c->words > c->words_end || c->bit > c->bit_end)) {
+    if (!c->writing && (c->r.words > c->words_end || c->r.bit > c->bit_end)) {
         c->bad = true; // and from here on no bytes behind the copy
-        c->words = c->words_end;
-        c->bit = c->bit_end;
+        c->r.words = c->words_end;
+        c->r.bit = c->bit_end;
     }
 }
 
-static inline uint32_t rans_slot(const coder *c)
+static inline uint32_t rans_slot(const reader *r)
 {
-    return c->state[c->lane] & (RANS_TOTAL - 1);
+    return r->state[r->lane] & (RANS_TOTAL - 1);
 }
 
-static inline void rans_advance(coder *c, uint32_t start, uint32_t freq, uint32_t slot)
+static inline void rans_advance(reader *r, uint32_t start, uint32_t freq, uint32_t slot)
 {
-    uint32_t x = freq * (c->state[c->lane] >> RANS_BITS) + slot - start;
-    uint32_t word = (uint32_t)c->words[0] | (uint32_t)c->words[1] << 8, more = x < RANS_LOW;
+    uint32_t x = freq * (r->state[r->lane] >> RANS_BITS) + slot - start;
+    uint32_t word = (uint32_t)r->words[0] | (uint32_t)r->words[1] << 8, more = 0u - (x < RANS_LOW);
 
-    c->state[c->lane] = more ? x << 16 | word : x;
-    c->words += 2 * more;
-    c->lane = (c->lane + 1) & (N_LANES - 1);
+    r->state[r->lane] = x << (more & 16) | (word & more); // no branch: it would be guessed wrong too often
+    r->words += more & 2;
+    r->lane = (r->lane + 1) & (N_LANES - 1);
 }
 
-static inline unsigned get_symbol(coder *c, model *m)
+/* The last symbol that starts at slot or before. */
+static inline unsigned find_symbol(const model *m, uint32_t slot)
 {
-    uint32_t slot = rans_slot(c);
-    uint16_t symbol = 0;
+#ifdef __SSE2__
+    const __m128i *p = (const __m128i *)m->start, s = _mm_set1_epi16((short)slot);
+    __m128i a = _mm_packs_epi16(_mm_cmpgt_epi16(p[0], s), _mm_cmpgt_epi16(p[1], s));
+    __m128i b = _mm_packs_epi16(_mm_cmpgt_epi16(p[2], s), _mm_cmpgt_epi16(p[3], s));
+    uint32_t after = (uint32_t)_mm_movemask_epi8(a) | (uint32_t)_mm_movemask_epi8(b) << 16;
 
-    for (int i = 1; i < N_SYMBOLS; i++) symbol += (uint16_t)((int16_t)m->start[i] <= (int16_t)slot);
-    rans_advance(c, m->start[symbol], (uint32_t)m->start[symbol + 1] - m->start[symbol], slot);
+    return after ? (unsigned)__builtin_ctz(after) - 1 : N_SYMBOLS - 1;
+#else
+    unsigned symbol = 0;
+
+    for (int i = 1; i < N_SYMBOLS; i++) symbol += m->start[i] <= slot;
+    return symbol;
+#endif
+}
+
+static inline unsigned get_symbol(reader *r, model *m)
+{
+    uint32_t slot = rans_slot(r);
+    unsigned symbol = find_symbol(m, slot);
+
+    rans_advance(r, m->start[symbol], (uint32_t)m->start[symbol + 1] - m->start[symbol], slot);
     model_update(m, symbol);
     return symbol;
 }
@@ -194,23 +222,23 @@ static inline void put_value(coder *c, model *m, unsigned k, int32_t v)
     put_bits(c, (uint32_t)v & ((1u << k) - 1), k);
 }
 
-static inline int32_t get_value(coder *c, model *m, unsigned k)
+static inline int32_t get_value(reader *r, model *m, unsigned k)
 {
-    unsigned symbol = get_symbol(c, m), bin = symbol >= 16 ? symbol - 16 : 15 - symbol;
+    unsigned symbol = get_symbol(r, m), bin = symbol >= 16 ? symbol - 16 : 15 - symbol;
     uint32_t a, sign = symbol >= 16 ? 0 : UINT32_MAX;
 
     if (bin < BIN_REST) {
         unsigned n = bin_bits[bin];
-        uint64_t v = peek_bits(c);
-        c->bit += n + k;
+        uint64_t v = peek_bits(r);
+        r->bit += n + k;
         a = bin_base[bin] + (uint32_t)(v & ((1u << n) - 1));
         return (int32_t)(((a ^ sign) << k) | ((uint32_t)(v >> n) & ((1u << k) - 1)));
     }
-    uint32_t v = (uint32_t)peek_bits(c);
+    uint32_t v = (uint32_t)peek_bits(r);
     unsigned n = v ? (unsigned)__builtin_ctz(v) : 31;
-    c->bit += n + 1;
-    a = bin_base[BIN_REST] + ((get_bits(c, n) | 1u << n) - 1);
-    return (int32_t)(((a ^ sign) << k) | get_bits(c, k));
+    r->bit += n + 1;
+    a = bin_base[BIN_REST] + ((get_bits(r, n) | 1u << n) - 1);
+    return (int32_t)(((a ^ sign) << k) | get_bits(r, k));
 }
 
 /* Writes v, or returns what is read: outside of low .. high the stream is bad and low is returned. */
@@ -220,7 +248,7 @@ static inline int32_t number(coder *c, unsigned context, unsigned k, int32_t v, 
         put_value(c, &c->number[context], k, v);
         return v;
     }
-    v = get_value(c, &c->number[context], k);
+    v = get_value(&c->r, &c->number[context], k);
     check_read(c);
     if (v < low || v > high) c->bad = true;
     return c->bad ? low : v;
@@ -236,23 +264,23 @@ static inline uint64_t number64(coder *c, unsigned context, uint64_t v)
         if (n > 32) put_bits(c, (uint32_t)(v >> 32), n - 32);
         return v;
     }
-    v = get_bits(c, n < 32 ? n : 32);
-    if (n > 32) v |= (uint64_t)get_bits(c, n - 32) << 32;
+    v = get_bits(&c->r, n < 32 ? n : 32);
+    if (n > 32) v |= (uint64_t)get_bits(&c->r, n - 32) << 32;
     check_read(c);
     return c->bad ? 0 : v;
 }
 
-/* A bit with its chance in c->one[context]. */
-static inline bool code_bit(coder *c, unsigned context, bool bit)
+/* A bit with its chance in c->one[context]; r: c's, or a copy. */
+static inline bool code_bit(coder *c, reader *r, unsigned context, bool bit)
 {
     uint32_t one = c->one[context], slot = 0;
 
     if (c->writing) {
         put_symbol(c, bit ? 0 : one, bit ? one : RANS_TOTAL - one);
     } else {
-        slot = rans_slot(c);
+        slot = rans_slot(r);
         bit = slot < one;
-        rans_advance(c, bit ? 0 : one, bit ? one : RANS_TOTAL - one, slot);
+        rans_advance(r, bit ? 0 : one, bit ? one : RANS_TOTAL - one, slot);
     }
     c->one[context] = (uint16_t)(bit ? one + ((RANS_TOTAL - 16 - one) >> 5) : one - ((one - 16) >> 5));
     return bit;

@@ -8,34 +8,26 @@ size_t lossless_sample_bytes(nsvq_type type)
     return bytes[type];
 }
 
-uint64_t sample_load(const uint8_t *p, size_t bytes)
+void samples_load(uint64_t *bits, const uint8_t *p, size_t bytes, size_t n)
 {
-    uint8_t a;
     uint16_t b;
     uint32_t c;
-    uint64_t d;
 
-    switch (bytes) {
-    case 1: memcpy(&a, p, 1); return a;
-    case 2: memcpy(&b, p, 2); return b;
-    case 4: memcpy(&c, p, 4); return c;
-    }
-    memcpy(&d, p, 8);
-    return d;
+    for (size_t i = 0; i < n && bytes == 1; i++) bits[i] = p[i];
+    for (size_t i = 0; i < n && bytes == 2; i++) memcpy(&b, p + 2 * i, 2), bits[i] = b;
+    for (size_t i = 0; i < n && bytes == 4; i++) memcpy(&c, p + 4 * i, 4), bits[i] = c;
+    if (bytes == 8) memcpy(bits, p, 8 * n);
 }
 
-void sample_store(uint8_t *p, size_t bytes, uint64_t v)
+void samples_store(uint8_t *p, size_t bytes, const uint64_t *bits, size_t n)
 {
-    uint8_t a = (uint8_t)v;
-    uint16_t b = (uint16_t)v;
-    uint32_t c = (uint32_t)v;
+    uint16_t b;
+    uint32_t c;
 
-    switch (bytes) {
-    case 1: memcpy(p, &a, 1); return;
-    case 2: memcpy(p, &b, 2); return;
-    case 4: memcpy(p, &c, 4); return;
-    }
-    memcpy(p, &v, 8);
+    for (size_t i = 0; i < n && bytes == 1; i++) p[i] = (uint8_t)bits[i];
+    for (size_t i = 0; i < n && bytes == 2; i++) b = (uint16_t)bits[i], memcpy(p + 2 * i, &b, 2);
+    for (size_t i = 0; i < n && bytes == 4; i++) c = (uint32_t)bits[i], memcpy(p + 4 * i, &c, 4);
+    if (bytes == 8) memcpy(p, bits, 8 * n);
 }
 
 static bool is_signed(nsvq_type t)
@@ -375,11 +367,21 @@ void map_code(map *m, coder *c, nsvq_type type, size_t n)
     }
 }
 
-uint64_t map_sample(const map *m, nsvq_type type, uint32_t v, uint64_t low, uint64_t before)
+void map_samples(const map *m, nsvq_type type, uint64_t *bits, const int32_t *row, const uint64_t *low,
+                 const uint64_t *before, uint32_t n)
 {
-    uint64_t n = m->n_table ? m->table[v] : v;
+    uint64_t top = top_bit(type), base = m->base;
 
-    return sample_of_key(m, type, (n << m->low_bits | low) * m->step + m->base, before);
+    if (m->kind == MAP_ORDER && !m->difference && !m->n_table && !m->low_bits && m->step == 1 && !is_float(type)) {
+        uint64_t flip = is_signed(type) ? top : 0; // the usual case
+        for (uint32_t i = 0; i < n; i++) bits[i] = ((uint32_t)row[i] + m->mean + base) ^ flip;
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t v = (uint32_t)row[i] + m->mean;
+        if (m->n_table) v = m->table[v];
+        bits[i] = sample_of_key(m, type, (v << m->low_bits | (m->low_bits ? low[i] : 0)) * m->step + base, before[i]);
+    }
 }
 
 void map_free(map *m)

@@ -21,8 +21,9 @@ typedef struct map {
     uint32_t *table;    /* [n_table] owned: number of table index */
 } map;
 
-uint64_t sample_load(const uint8_t *p, size_t bytes);
-void sample_store(uint8_t *p, size_t bytes, uint64_t v);
+/* n samples of a few bytes <-> their bits. */
+void samples_load(uint64_t *bits, const uint8_t *p, size_t bytes, size_t n);
+void samples_store(uint8_t *p, size_t bytes, const uint64_t *bits, size_t n);
 
 /* Chooses a map for samples in[i] (their bits) that are not masked; sets v[i], and low[i] when
  * m->low_bits. before: the samples of the band before, for a difference, or NULL. False without memory. */
@@ -30,8 +31,9 @@ bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint64_t *befo
                 uint32_t *v, uint64_t *low);
 /* Reads or writes the fields. */
 void map_code(map *m, coder *c, nsvq_type type, size_t n);
-/* The sample's bits for number v and raw bits; before: those of the band before. */
-uint64_t map_sample(const map *m, nsvq_type type, uint32_t v, uint64_t low, uint64_t before);
+/* Bits of n samples for numbers row[i] + mean and raw bits; before: those of the band before. */
+void map_samples(const map *m, nsvq_type type, uint64_t *bits, const int32_t *row, const uint64_t *low,
+                 const uint64_t *before, uint32_t n);
 void map_free(map *m);
 
 #endif

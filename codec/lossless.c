@@ -22,6 +22,8 @@ typedef struct block {
     uint64_t special;       /* bits of the samples in it */
     uint8_t *skip;          /* [n] */
     coder_mark mark;        /* for trials */
+    bool spiky;
+    int prepared;           /* way that map and samples are set for, -1: none */
     int habit, n_habit;     /* how the last bands were coded, and how many of them alike by far */
 } block;
 
@@ -201,17 +203,19 @@ static bool write_band(block *k, map *m, bool repeats, int effort)
 /* Ways to code a band. */
 enum { WAY_REPEATS = 1, WAY_DIFFERENCE = 2, N_WAYS = 4 };
 
-/* Chooses the map of a way and places samples. *spiky: repeats look promising. */
-static bool prepare(block *k, map *m, int way, bool *spiky)
+/* Chooses the map of a way and places samples. k->spiky: repeats look promising. */
+static bool prepare(block *k, map *m, int way)
 {
     size_t n = (size_t)k->s->width * k->s->height;
 
+    if (k->prepared == (way & WAY_DIFFERENCE)) return true;
+    k->prepared = way & WAY_DIFFERENCE;
     map_free(m);
     if (!map_choose(m, k->s->type, k->bits[0], way & WAY_DIFFERENCE ? k->bits[1] : NULL, k->b.mask, n, k->v, k->low))
         return false;
     set_map(k, m);
     place_samples(k, m);
-    *spiky = mark_repeats(k);
+    k->spiky = mark_repeats(k);
     return true;
 }
 
@@ -221,19 +225,23 @@ static bool may_differ(const block *k)
 }
 
 /* The ways that look promising; 0 without memory. */
-static int find_ways(block *k, map *m, int ways[N_WAYS])
+static int find_ways(block *k, map *m, int effort, int ways[N_WAYS])
 {
-    bool spiky;
     int n = 0;
 
-    if (!prepare(k, m, 0, &spiky)) return 0;
+    k->prepared = -1;
+    if (!prepare(k, m, 0)) return 0;
     ways[n++] = 0;
     if (!m->range) return n;
-    if (spiky) ways[n++] = WAY_REPEATS;
+    if (k->spiky) ways[n++] = WAY_REPEATS;
     if (may_differ(k)) {
-        if (!prepare(k, m, WAY_DIFFERENCE, &spiky)) return 0;
-        if (m->n_table || spiky) ways[n++] = WAY_DIFFERENCE;
-        if (spiky && m->range) ways[n++] = WAY_DIFFERENCE | WAY_REPEATS;
+        if (!prepare(k, m, WAY_DIFFERENCE)) return 0;
+        if (m->n_table || k->spiky) ways[n++] = WAY_DIFFERENCE;
+        if (k->spiky && m->range) ways[n++] = WAY_DIFFERENCE | WAY_REPEATS;
+    }
+    if (effort < 4) { // no trials
+        ways[0] = ways[n - 1];
+        return 1;
     }
     // what has been best by far need not be tried each time
     for (int i = 0; i < n && n > 1 && k->n_habit >= 2 && k->n_habit % 16; i++)
@@ -251,14 +259,14 @@ static bool write_best(block *k, int effort)
     coder *c = &k->b.c;
     map m = {0};
     uint64_t least = UINT64_MAX, second = UINT64_MAX;
-    int ways[N_WAYS], n = find_ways(k, &m, ways), best = n ? ways[0] : 0, written = -1;
+    int ways[N_WAYS], n = find_ways(k, &m, effort, ways), best = n ? ways[0] : 0, written = -1;
     int quick = k->b.w * k->b.h < SETS_MIN ? effort : 1;
-    bool spiky, ok = n > 0;
+    bool ok = n > 0;
 
     coder_set_mark(&k->mark, c);
     for (int i = 0; ok && n > 1 && i < n; i++) {
         if (i) coder_go_back(c, &k->mark);
-        ok = prepare(k, &m, ways[i], &spiky) && write_band(k, &m, ways[i] & WAY_REPEATS, quick);
+        ok = prepare(k, &m, ways[i]) && write_band(k, &m, ways[i] & WAY_REPEATS, quick);
         written = ways[i];
         uint64_t cost = coder_cost(c, &k->mark);
         second = cost < least ? least : cost < second ? cost : second;
@@ -267,7 +275,7 @@ static bool write_best(block *k, int effort)
     }
     if (ok && (written != best || quick != effort)) {
         if (written >= 0) coder_go_back(c, &k->mark);
-        ok = prepare(k, &m, best, &spiky) && write_band(k, &m, best & WAY_REPEATS, effort);
+        ok = prepare(k, &m, best) && write_band(k, &m, best & WAY_REPEATS, effort);
     }
     if (n > 1) {
         k->n_habit = best == k->habit && second - least > least / 40 ? k->n_habit + 1 : 0;

@@ -68,7 +68,7 @@ void mask_code(coder *c, uint8_t *mask, const uint8_t *before, uint32_t w, uint3
 
 #define SETS_MIN 16384 /* samples of a band that may get several sets */
 
-/* lossless_fit.c: sets f and cell for sample[0]. effort 1: one set. False without memory. */
+/* lossless_fit.c: sets f and cell for sample[0]. effort 1 .. 3: one set; 8 and 9: longer looks at several. False without memory. */
 bool bands_fit(bands *b, int effort);
 
 /* Margins of a row whose samples are known, and of what lies below the last. */

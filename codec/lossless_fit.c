@@ -26,6 +26,7 @@ typedef struct fitting {
     double *weight;     /* [pitch] of a row's squared errors */
     double *weights;    /* [h][w], for the sets */
     double *cell_rows;
+    int effort;
     moments g;
 } fitting;
 
@@ -318,6 +319,7 @@ static void gather_cells(fitting *f, cells *k)
     double *rows = f->cell_rows;
     const double *x[MAX_UNKNOWNS + 1];
     moments *g = &f->g;
+    bool half = f->effort < 8 && b->w * b->h >= 65536;
 
     for (int i = 0; i < k->n; i++) x[i] = rows + i * CELL * CELL;
     double *weight = rows + k->n * CELL * CELL;
@@ -326,7 +328,8 @@ static void gather_cells(fitting *f, cells *k)
             uint32_t y1 = cy * CELL + CELL < b->h ? cy * CELL + CELL : b->h;
             uint32_t x0 = cx * CELL, n_x = b->w - x0 < CELL ? b->w - x0 : CELL;
             int n = 0;
-            for (uint32_t y = cy * CELL; y < y1; y++, n += CELL) {
+            for (uint32_t y = cy * CELL; y < y1; y++) {
+                if (half && (y ^ y >> 1) & 1) continue; // rows 0, 3, 4, 7 ...: either row of twins
                 for (int i = 0; i < k->n; i++) {
                     double *out = rows + i * CELL * CELL + n;
                     tap t = i && i + 1 < k->n ? f->all.taps[i - 1] : (tap){0};
@@ -338,6 +341,7 @@ static void gather_cells(fitting *f, cells *k)
                 }
                 for (uint32_t j = 0; j < CELL; j++)
                     weight[n + (int)j] = j < n_x && x0 + j >= 2 && y ? f->weights[(size_t)y * b->w + x0 + j] : 0;
+                n += CELL;
             }
             memset(g, 0, sizeof *g);
             moments_add(g, x, weight, k->n, n);
@@ -368,7 +372,7 @@ static double settle_cells(const fitting *f, cells *k, uint32_t n_sets, fit *out
     int list[MAX_UNKNOWNS], n = list_unknowns(list, f, out);
     bool good[MAX_SETS];
 
-    for (int round = 0; round < 4; round++) {
+    for (int round = 0; round < (f->effort < 8 ? 2 : 5); round++) {
         for (uint32_t s = 0; s < n_sets; s++) {
             double part[MAX_UNKNOWNS];
             sum_cells(k, &g, s);
@@ -432,9 +436,12 @@ static bool fit_sets(fitting *f)
     double one = settle_cells(f, &k, 1, &trial);
     best = 0.5 * n * log2_of(one / samples);
     if (one < 1e300) b->f = trial;
-    for (uint32_t n_sets = 2; n_sets <= MAX_SETS && one < 1e300; n_sets *= 2) {
-        // halves of the sets so far, by turns
-        for (uint32_t i = 0; i < k.n_cells; i++) k.set[i] = (uint8_t)(k.set[i] * 2 + (i % b->cells_x + i / b->cells_x) % 2);
+    for (uint32_t n_sets = 4; n_sets <= MAX_SETS && one < 1e300; n_sets *= 2) {
+        // parts of the sets so far, by turns
+        for (uint32_t i = 0; i < k.n_cells; i++) {
+            uint32_t turn = i % b->cells_x + i / b->cells_x * 2;
+            k.set[i] = (uint8_t)(n_sets == 4 ? turn % 4 : k.set[i] * 2 + turn % 2);
+        }
         trial = b->f;
         double left = settle_cells(f, &k, n_sets, &trial);
         double cost = 0.5 * n * log2_of(left / samples) + n_sets * (b->f.n_taps * 10.0 + 12) +
@@ -452,7 +459,7 @@ static bool fit_sets(fitting *f)
 
 bool bands_fit(bands *b, int effort)
 {
-    fitting f = {.b = b, .scale = 1};
+    fitting f = {.b = b, .scale = 1, .effort = effort};
 
     for (int64_t most = (int64_t)b->high - b->low; most >= 1 << 17; most /= 2) f.scale /= 2;
     clip_counts(f.all.count, every, b->band);
@@ -488,7 +495,7 @@ bool bands_fit(bands *b, int effort)
         fit_scale(&f, y0, rows_step(b, 12000));
     }
     bool ok = true;
-    if (effort > 1 && sets && b->f.n_taps) {
+    if (effort > 3 && sets && b->f.n_taps) {
         double scale[N_SCALES];
         for (int i = 0; i < N_SCALES; i++) scale[i] = b->f.scale[i] / 64.0;
         f.weights = malloc((size_t)b->w * b->h * sizeof *f.weights);

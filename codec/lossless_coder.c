@@ -1,8 +1,9 @@
 /* lossless_coder.c - see lossless_coder.h. */
 #include "lossless_coder.h"
 
-#define COUNT_START 2000
-void model_renew(model *m)
+enum { COUNT_START = 2000, COUNT_MAX = 60000, PERIOD_START = 6, PERIOD_MAX = 64 };
+
+static void model_set(model *m)
 {
     uint32_t sum = 0, at = 0;
 
@@ -16,8 +17,13 @@ void model_renew(model *m)
         m->start[i] = (uint16_t)at;
         at += 1 + (uint32_t)(((uint64_t)m->count[i] * scale) >> 16);
     }
-    m->period = m->period < PERIOD_MAX ? m->period + m->period / 2 : PERIOD_MAX;
     m->left = m->period;
+}
+
+void model_renew(model *m)
+{
+    m->period = m->period + m->period / 2 < PERIOD_MAX ? m->period + m->period / 2 : PERIOD_MAX;
+    model_set(m);
 }
 
 /* Two-sided geometric: mean magnitude mu / 16 in bins. */
@@ -27,8 +33,7 @@ static void model_start(model *m, uint32_t mu)
     uint32_t root = 0, square = 256 + mu * mu;
 
     while ((root + 1) * (root + 1) <= square) root++;
-    // theta with 2 theta / (1 - theta^2) = mu / 16
-    theta = (UINT64_C(1) << 16) * (root - 16) / mu;
+    theta = ((uint64_t)(root - 16) << 16) / mu; // 2 theta / (1 - theta^2) = mu / 16, nearly
     theta = theta < 1000 ? 1000 : theta;
     for (uint32_t a = 0, bin = 0; a < 200; a++) {
         if (bin < BIN_REST && a >= bin_base[bin + 1]) bin++;
@@ -37,15 +42,10 @@ static void model_start(model *m, uint32_t mu)
         weight[15 - bin] += power >> 4;
     }
     for (int i = 0; i < N_SYMBOLS; i++) sum += weight[i];
-    for (int i = 0; i < N_SYMBOLS; i++) {
-        weight[i] += sum >> 10;
-    }
-    sum = 0;
-    for (int i = 0; i < N_SYMBOLS; i++) sum += weight[i];
-    for (int i = 0; i < N_SYMBOLS; i++) m->count[i] = (uint16_t)(weight[i] * COUNT_START / sum);
+    for (int i = 0; i < N_SYMBOLS; i++) m->count[i] = (uint16_t)((weight[i] + (sum >> 10)) * COUNT_START / (sum + (sum >> 5)));
     m->start[N_SYMBOLS] = RANS_TOTAL;
-    m->period = 4;
-    model_renew(m);
+    m->period = PERIOD_START;
+    model_set(m);
 }
 
 static void start(coder *c)
@@ -56,7 +56,6 @@ static void start(coder *c)
         uint32_t octave = i / 4 < 5 ? i / 4 : 5; // from here on low bits are cut off
         uint32_t mu = octave >= 4 ? (4 + i % 4) * 4 << (octave - 4) : (4 + i % 4) * 4 >> (4 - octave);
         model_start(&c->residual[i], mu ? mu : 1);
-        c->residual[N_CLASSES + i] = c->residual[i];
     }
     for (unsigned i = 0; i < N_BITS; i++) c->one[i] = RANS_TOTAL / 2;
 }

@@ -19,9 +19,7 @@
 #endif
 
 #define N_SYMBOLS  32
-#define COUNT_STEP 24
-#define COUNT_MAX  60000
-#define PERIOD_MAX 64
+#define COUNT_STEP 24 /* what a symbol counts */
 #define LOG2_LANES 2
 #define N_LANES    (1u << LOG2_LANES)
 #define N_CLASSES  112 /* of residuals: four an octave */
@@ -58,7 +56,7 @@ typedef struct coder {
     const uint8_t *words_end;
     uint64_t bit_end;
     /* both */
-    model number[N_NUMBERS], residual[2 * N_CLASSES];
+    model number[N_NUMBERS], residual[N_CLASSES];
     uint16_t one[N_BITS]; /* chance of a set bit, of RANS_TOTAL */
 } coder;
 
@@ -81,7 +79,7 @@ typedef struct coder_mark {
     size_t n, raw_size;
     uint64_t acc;
     unsigned n_acc;
-    model number[N_NUMBERS], residual[2 * N_CLASSES];
+    model number[N_NUMBERS], residual[N_CLASSES];
     uint16_t one[N_BITS];
 } coder_mark;
 
@@ -90,6 +88,7 @@ void coder_go_back(coder *c, const coder_mark *m);
 /* 1 / 256 bits written since. */
 uint64_t coder_cost(const coder *c, const coder_mark *m);
 
+/* Makes start from count, and lets the next time be later. */
 void model_renew(model *m);
 
 static inline void model_update(model *m, unsigned symbol)

@@ -118,8 +118,7 @@ static void code_low_bits(block *k, const map *m)
 
 static void set_map(block *k, const map *m)
 {
-    k->b.low = -(int32_t)m->mean;
-    k->b.high = (int32_t)(m->range - m->mean);
+    bands_range(&k->b, -(int32_t)m->mean, (int32_t)(m->range - m->mean));
 }
 
 static void constant_band(bands *b)

@@ -46,9 +46,17 @@ void bands_next(bands *b)
 
     memmove(b->sample + 1, b->sample, (b->n_ring - 1) * sizeof *b->sample);
     memmove(b->magnitude + 1, b->magnitude, (N_MAGNITUDES - 1) * sizeof *b->magnitude);
+    memmove(b->most + 1, b->most, (b->n_ring - 1) * sizeof *b->most);
     b->sample[0] = s;
     b->magnitude[0] = m;
     b->band++;
+}
+
+void bands_range(bands *b, int32_t low, int32_t high)
+{
+    b->low = low;
+    b->high = high;
+    b->most[0] = high > -(int64_t)low ? high : -low;
 }
 
 /* ---- taps ---- */
@@ -160,8 +168,9 @@ void bands_predict_row(const bands *b, bool wide, uint32_t y)
 /* Can sums leave 32 bits? */
 bool bands_need_wide(const bands *b)
 {
-    int64_t most = b->high > -(int64_t)b->low ? b->high : -(int64_t)b->low;
+    int64_t most = 0;
 
+    for (uint32_t i = 0; i < b->n_ring; i++) most = b->most[i] > most ? b->most[i] : most;
     for (uint32_t s = 0; s < b->f.n_sets; s++) {
         int64_t sum = 0;
         for (int t = 0; t < b->f.n_taps; t++) sum += b->f.coef[s][t] < 0 ? -b->f.coef[s][t] : b->f.coef[s][t];
@@ -391,7 +400,7 @@ static void code_fit(bands *b)
     }
     if (f->n_sets > 1)
         code_cells(b);
-    else if (!c->writing)
+    else
         memset(b->cell, 0, (size_t)b->cells_x * b->cells_y);
 }
 

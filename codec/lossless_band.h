@@ -43,6 +43,7 @@ typedef struct bands {
     bool repeats;                       /* samples equal to a neighbour are coded as such */
     uint8_t *skip;                      /* writer: [h][w] 1: masked or repeated; NULL: none */
     int32_t low, high;                  /* what samples are */
+    int32_t most[N_RING];               /* greatest magnitude of samples, of each band as above */
     fit f;
     void *memory;
     int32_t *sums;                      /* [w] */
@@ -54,9 +55,11 @@ bool bands_create(bands *b, uint32_t n_bands, uint32_t w, uint32_t h);
 void bands_free(bands *b);
 /* This band becomes the one before. */
 void bands_next(bands *b);
+/* Samples of this band are low .. high; low <= 0 <= high. */
+void bands_range(bands *b, int32_t low, int32_t high);
 /* The taps that the counts mean. False: no such counts. */
 bool fit_taps(fit *f, uint32_t band);
-/* Codes f and cell, then the samples of sample[0]. A writer has set mask, low, high, f, cell, samples. */
+/* Codes f and cell, then the samples of sample[0]. A writer has set mask, f, cell, samples. */
 void bands_code(bands *b);
 
 /* Sums of row y of sample[0], all of which is known, go to b->sums or, if wide, to b->wide_sums. */

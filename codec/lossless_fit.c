@@ -265,7 +265,7 @@ static void set_magnitudes(bands *b)
 {
     bool wide = bands_need_wide(b);
 
-    if (wide) { // a shift is needed for large ones only
+    if (b->high - b->low > 65535) { // magnitudes have 16 bits
         double mean = 0;
         for (uint32_t y = 0; y < b->h; y += 4) mean += (double)set_magnitudes_of_row(b, wide, y) * 4;
         mean /= (double)b->w * b->h;
@@ -434,9 +434,10 @@ static bool fit_sets(fitting *f)
     memset(best_sets, 0, k.n_cells);
     trial = b->f;
     double one = settle_cells(f, &k, 1, &trial);
-    best = 0.5 * n * log2_of(one / samples);
+    bool good = samples > 0 && one > 0 && one < 1e300; // 0: nothing is left to win
+    best = good ? 0.5 * n * log2_of(one / samples) : 0;
     if (one < 1e300) b->f = trial;
-    for (uint32_t n_sets = 4; n_sets <= MAX_SETS && one < 1e300; n_sets *= 2) {
+    for (uint32_t n_sets = 4; n_sets <= MAX_SETS && good; n_sets *= 2) {
         // parts of the sets so far, by turns
         for (uint32_t i = 0; i < k.n_cells; i++) {
             uint32_t turn = i % b->cells_x + i / b->cells_x * 2;
@@ -446,7 +447,7 @@ static bool fit_sets(fitting *f)
         double left = settle_cells(f, &k, n_sets, &trial);
         double cost = 0.5 * n * log2_of(left / samples) + n_sets * (b->f.n_taps * 10.0 + 12) +
                       k.n_cells * 0.6 * log2_of(n_sets);
-        if (cost >= best) break;
+        if (!(left > 0 && left < 1e300 && cost < best)) break;
         best = cost;
         b->f = trial;
         memcpy(best_sets, k.set, k.n_cells);

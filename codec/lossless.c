@@ -5,10 +5,11 @@
 
 static bool shape_fits(const lossless_shape *s)
 {
-    if (s->type < NSVQ_TYPE_U8 || s->type > NSVQ_TYPE_F64 || !s->n_bands || !s->width || !s->height ||
-        s->width > LOSSLESS_MAX_SIDE || s->height > LOSSLESS_MAX_SIDE)
+    if (s->type < NSVQ_TYPE_U8 || s->type > NSVQ_TYPE_F64 || !s->n_bands || !s->width ||
+        !s->height || s->width > LOSSLESS_MAX_SIDE || s->height > LOSSLESS_MAX_SIDE)
         return false;
-    return s->n_bands <= LOSSLESS_MAX_BYTES / ((uint64_t)s->width * s->height * lossless_sample_bytes(s->type));
+    return s->n_bands <=
+           LOSSLESS_MAX_BYTES / ((uint64_t)s->width * s->height * lossless_sample_bytes(s->type));
 }
 
 /* What belongs to one block, either way. */
@@ -16,15 +17,15 @@ typedef struct block {
     bands b;
     const lossless_shape *s;
     uint64_t *bits[2], *low; /* [n] samples of this band and the one before; raw bits */
-    uint32_t *v;            /* [n] numbers */
-    uint8_t *mask[2];       /* [n] of this band, and of the last that had one */
-    bool has_before;        /* mask[1] holds one */
-    uint64_t special;       /* bits of the samples in it */
-    uint8_t *skip;          /* [n] */
-    coder_mark mark;        /* for trials */
+    uint32_t *v;             /* [n] numbers */
+    uint8_t *mask[2];        /* [n] of this band, and of the last that had one */
+    bool has_before;         /* mask[1] holds one */
+    uint64_t special;        /* bits of the samples in it */
+    uint8_t *skip;           /* [n] */
+    coder_mark mark;         /* for trials */
     bool spiky;
-    int prepared;           /* way that map and samples are set for, -1: none */
-    int habit, n_habit;     /* how the last bands were coded, and how many of them alike by far */
+    int prepared;       /* way that map and samples are set for, -1: none */
+    int habit, n_habit; /* how the last bands were coded, and how many of them alike by far */
 } block;
 
 static bool block_create(block *k, const lossless_shape *s)
@@ -36,7 +37,9 @@ static bool block_create(block *k, const lossless_shape *s)
     k->low = calloc(n, sizeof *k->low);
     k->v = malloc(n * sizeof *k->v);
     k->mask[0] = malloc(3 * n);
-    if (!k->bits[0] || !k->low || !k->v || !k->mask[0] || !bands_create(&k->b, s->n_bands, s->width, s->height)) return false;
+    if (!k->bits[0] || !k->low || !k->v || !k->mask[0] ||
+        !bands_create(&k->b, s->n_bands, s->width, s->height))
+        return false;
     k->bits[1] = k->bits[0] + n;
     k->mask[1] = k->mask[0] + n;
     k->skip = k->mask[1] + n;
@@ -65,8 +68,8 @@ static void next_band(block *k)
 }
 
 enum { /* contexts of numbers: lossless_map.c and lossless_band.c have those below */
-    NUMBER_SPECIAL = N_NUMBERS - 2,
-    NUMBER_SPECIAL_VALUE
+       NUMBER_SPECIAL = N_NUMBERS - 2,
+       NUMBER_SPECIAL_VALUE
 };
 
 enum { SPECIAL_NONE, SPECIAL_SAME, SPECIAL_MASK, SPECIAL_NEW };
@@ -79,9 +82,9 @@ static void code_special(block *k, bool has, uint64_t special)
     int kind = SPECIAL_NONE;
 
     if (has)
-        kind = !k->has_before || special != k->special  ? SPECIAL_NEW
-               : memcmp(k->mask[0], k->mask[1], n)      ? SPECIAL_MASK
-                                                        : SPECIAL_SAME;
+        kind = !k->has_before || special != k->special ? SPECIAL_NEW
+               : memcmp(k->mask[0], k->mask[1], n)     ? SPECIAL_MASK
+                                                       : SPECIAL_SAME;
     kind = number(c, NUMBER_SPECIAL, 0, kind, 0, SPECIAL_NEW);
     if (!k->has_before && (kind == SPECIAL_SAME || kind == SPECIAL_MASK)) c->bad = true;
     k->b.mask = NULL;
@@ -127,7 +130,8 @@ static void constant_band(bands *b)
         int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
         uint16_t *magnitude = b->magnitude[0] + (ptrdiff_t)y * b->stride;
         memset(row, 0, b->w * sizeof *row);
-        memset(magnitude - MARGIN, 0, (size_t)b->stride * sizeof *magnitude);
+        memset(magnitude - MARGIN, 0,
+               (size_t)(y + 1 < b->h ? 1 : 2) * (size_t)b->stride * sizeof *magnitude);
         close_row(b, row, y);
     }
 }
@@ -137,7 +141,8 @@ static void constant_band(bands *b)
 /* The bits of samples that are better told by a mask. */
 static bool find_special(const block *k, const void *nodata, uint64_t *special)
 {
-    size_t n = (size_t)k->s->width * k->s->height, bytes = lossless_sample_bytes(k->s->type), count = 0;
+    size_t n = (size_t)k->s->width * k->s->height, bytes = lossless_sample_bytes(k->s->type),
+           count = 0;
 
     if (nodata) {
         samples_load(special, nodata, bytes, 1);
@@ -147,7 +152,8 @@ static bool find_special(const block *k, const void *nodata, uint64_t *special)
     return false;
 }
 
-/* Samples of the band into b, masked ones as the one to the left, in the first column as that above. */
+/* Samples of the band into b, masked ones as the one to the left, in the first column as that
+ * above. */
 static void place_samples(block *k, const map *m)
 {
     bands *b = &k->b;
@@ -156,13 +162,15 @@ static void place_samples(block *k, const map *m)
         int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
         for (uint32_t x = 0; x < b->w; x++) {
             size_t i = (size_t)y * b->w + x;
-            row[x] = b->mask && b->mask[i] ? x ? row[x - 1] : *(row - b->stride) : (int32_t)(k->v[i] - m->mean);
+            row[x] = b->mask && b->mask[i] ? x ? row[x - 1] : *(row - b->stride)
+                                           : (int32_t)(k->v[i] - m->mean);
         }
         close_row(b, row, y);
     }
 }
 
-/* Marks what need not be predicted. True when samples repeat a neighbour more often than noise does. */
+/* Marks what need not be predicted. True when samples repeat a neighbour more often than noise
+ * does. */
 static bool mark_repeats(block *k)
 {
     const bands *b = &k->b;
@@ -210,7 +218,8 @@ static bool prepare(block *k, map *m, int way)
     if (k->prepared == (way & WAY_DIFFERENCE)) return true;
     k->prepared = way & WAY_DIFFERENCE;
     map_free(m);
-    if (!map_choose(m, k->s->type, k->bits[0], way & WAY_DIFFERENCE ? k->bits[1] : NULL, k->b.mask, n, k->v, k->low))
+    if (!map_choose(m, k->s->type, k->bits[0], way & WAY_DIFFERENCE ? k->bits[1] : NULL, k->b.mask,
+                    n, k->v, k->low))
         return false;
     set_map(k, m);
     place_samples(k, m);
@@ -220,7 +229,8 @@ static bool prepare(block *k, map *m, int way)
 
 static bool may_differ(const block *k)
 {
-    return k->b.band && k->s->n_bands <= 4 && k->s->type >= NSVQ_TYPE_U8 && k->s->type <= NSVQ_TYPE_S16;
+    return k->b.band && k->s->n_bands <= 4 && k->s->type >= NSVQ_TYPE_U8 &&
+           k->s->type <= NSVQ_TYPE_S16;
 }
 
 /* The ways that look promising; 0 without memory. */
@@ -296,7 +306,8 @@ static bool encode_band(block *k, const uint8_t *in, const void *nodata, int eff
     return write_best(k, effort);
 }
 
-int lossless_encode(wr *w, const void *planes, const lossless_shape *s, const void *nodata, int effort)
+int lossless_encode(wr *w, const void *planes, const lossless_shape *s, const void *nodata,
+                    int effort)
 {
     if (!shape_fits(s)) return -1;
     if (!effort) effort = 7;

@@ -6,11 +6,19 @@
 #include "bytes.h"
 
 typedef enum nsvq_type {
-    NSVQ_TYPE_U8 = 1, NSVQ_TYPE_S8, NSVQ_TYPE_U16, NSVQ_TYPE_S16, NSVQ_TYPE_U32, NSVQ_TYPE_S32,
-    NSVQ_TYPE_U64, NSVQ_TYPE_S64, NSVQ_TYPE_F32, NSVQ_TYPE_F64
+    NSVQ_TYPE_U8 = 1,
+    NSVQ_TYPE_S8,
+    NSVQ_TYPE_U16,
+    NSVQ_TYPE_S16,
+    NSVQ_TYPE_U32,
+    NSVQ_TYPE_S32,
+    NSVQ_TYPE_U64,
+    NSVQ_TYPE_S64,
+    NSVQ_TYPE_F32,
+    NSVQ_TYPE_F64
 } nsvq_type;
 
-#define LOSSLESS_MAX_SIDE  512u
+#define LOSSLESS_MAX_SIDE 512u
 #define LOSSLESS_MAX_BYTES (UINT64_C(1) << 28)
 
 typedef struct lossless_shape {
@@ -20,9 +28,10 @@ typedef struct lossless_shape {
 
 size_t lossless_sample_bytes(nsvq_type type);
 /* Appends to w. planes: [n_bands][height][width], dense, in the host's byte order, any alignment.
- * nodata: one sample, or NULL; a hint only. effort 1 .. 9, 0: the default (7). The bytes depend on the
- * arguments alone. Without memory w->bad is set. -1: a shape beyond the limits. */
-int lossless_encode(wr *w, const void *planes, const lossless_shape *s, const void *nodata, int effort);
+ * nodata: one sample, or NULL; a hint only. effort 1 .. 9, 0: the default (7). The bytes depend on
+ * the arguments alone. Without memory w->bad is set. -1: a shape beyond the limits. */
+int lossless_encode(wr *w, const void *planes, const lossless_shape *s, const void *nodata,
+                    int effort);
 /* 0, -1 corrupt (planes are undefined then), -2 without memory. Any bytes are safe. */
 int lossless_decode(void *planes, const lossless_shape *s, const uint8_t *in, size_t size);
 

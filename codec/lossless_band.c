@@ -65,9 +65,10 @@ enum { MAX_HERE = 12, MAX_BEFORE = 9, MAX_FAR = N_RING - 4 };
 
 bool fit_taps(fit *f, uint32_t band)
 {
-    static const int8_t here[MAX_HERE][2] = {{-1, 0}, {0, -1}, {-1, -1}, {1, -1}, {-2, 0}, {0, -2},
-                                             {1, -2}, {-2, -1}, {2, -1}, {-1, -2}, {2, -2}, {-2, -2}};
-    static const int8_t before[MAX_BEFORE][2] = {{0, 0}, {-1, 0}, {0, -1}, {1, 0}, {0, 1},
+    static const int8_t here[MAX_HERE][2] = {{-1, 0}, {0, -1},  {-1, -1}, {1, -1},
+                                             {-2, 0}, {0, -2},  {1, -2},  {-2, -1},
+                                             {2, -1}, {-1, -2}, {2, -2},  {-2, -2}};
+    static const int8_t before[MAX_BEFORE][2] = {{0, 0},   {-1, 0}, {0, -1}, {1, 0}, {0, 1},
                                                  {-1, -1}, {1, -1}, {-1, 1}, {1, 1}};
     int n = 0;
 
@@ -111,8 +112,8 @@ static bool is_serial(const tap *t)
 }
 
 /* What the samples of other rows and bands add to the prediction of n samples from x0 on. */
-CLONES static void add_taps(const bands *b, const int32_t *coef, bool serial, uint32_t y, uint32_t x0,
-                            uint32_t n)
+CLONES static void add_taps(const bands *b, const int32_t *coef, bool serial, uint32_t y,
+                            uint32_t x0, uint32_t n)
 {
     const fit *f = &b->f;
     int32_t *restrict sums = b->sums + x0;
@@ -122,12 +123,13 @@ CLONES static void add_taps(const bands *b, const int32_t *coef, bool serial, ui
         if (!serial && is_serial(p)) continue;
         const int32_t *s = b->sample[p->back] + ((ptrdiff_t)y + p->dy) * b->stride + p->dx + x0;
         uint32_t c = (uint32_t)coef[t];
-        for (uint32_t x = 0; x < n; x++) sums[x] = (int32_t)((uint32_t)sums[x] + c * (uint32_t)s[x]);
+        for (uint32_t x = 0; x < n; x++)
+            sums[x] = (int32_t)((uint32_t)sums[x] + c * (uint32_t)s[x]);
     }
 }
 
-CLONES static void add_taps_wide(const bands *b, const int32_t *coef, bool serial, uint32_t y, uint32_t x0,
-                                 uint32_t n)
+CLONES static void add_taps_wide(const bands *b, const int32_t *coef, bool serial, uint32_t y,
+                                 uint32_t x0, uint32_t n)
 {
     const fit *f = &b->f;
     int64_t *restrict sums = b->wide_sums + x0;
@@ -173,7 +175,8 @@ bool bands_need_wide(const bands *b)
     for (uint32_t i = 0; i < b->n_ring; i++) most = b->most[i] > most ? b->most[i] : most;
     for (uint32_t s = 0; s < b->f.n_sets; s++) {
         int64_t sum = 0;
-        for (int t = 0; t < b->f.n_taps; t++) sum += b->f.coef[s][t] < 0 ? -b->f.coef[s][t] : b->f.coef[s][t];
+        for (int t = 0; t < b->f.n_taps; t++)
+            sum += b->f.coef[s][t] < 0 ? -b->f.coef[s][t] : b->f.coef[s][t];
         int32_t bias = b->f.bias[s] < 0 ? -b->f.bias[s] : b->f.bias[s];
         if (sum * most + bias >= INT32_MAX - (1 << COEF_BITS)) return true;
     }
@@ -197,13 +200,14 @@ CLONES static void scale_row(const bands *b, uint32_t y)
     for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++)
         out[x] = k0 + k2 * up[x] + k3 * up[x + 1] + k4 * up[x - 1] + k6 * up2[x] + k7 * p[x] +
                  (k8 * ((uint32_t)p[x - 1] + p[x + 1] + above[x] + below[x]) >> 2) + k9 * q[x] +
-                 (ka * ((uint32_t)up[x - 2] + up[x + 2]) >> 1) + (kb * ((uint32_t)up2[x - 1] + up2[x + 1]) >> 1) +
+                 (ka * ((uint32_t)up[x - 2] + up[x + 2]) >> 1) +
+                 (kb * ((uint32_t)up2[x - 1] + up2[x + 1]) >> 1) +
                  (kc * ((uint32_t)q[x - 1] + q[x + 1] + q0[x] + q1[x]) >> 2);
 }
 
 static inline unsigned class_of(uint32_t scale)
 {
-    scale = scale < 1u << 27 ? scale + 4 : 1u << 27;
+    scale = scale < (1u << 27) - 4 ? scale + 4 : 1u << 27;
     unsigned octave = 31 - (unsigned)__builtin_clz(scale);
 
     return 4 * octave + (scale >> (octave - 2) & 3) - 8;
@@ -218,14 +222,16 @@ void mask_code(coder *c, uint8_t *mask, const uint8_t *before, uint32_t w, uint3
     static const uint8_t none[512 + 8];
 
     for (uint32_t y = 0; y < h && !c->bad; y++, mask += w, before += before ? w : 0) {
-        const uint8_t *up = y ? mask - w : none, *up2 = y > 1 ? up - w : up, *b = before ? before : none;
+        const uint8_t *up = y ? mask - w : none, *up2 = y > 1 ? up - w : up,
+                      *b = before ? before : none;
         const uint8_t *below = before && y + 1 < h ? before + w : b;
         unsigned left = up[0], left2 = up[0];
         for (uint32_t x = 0; x < w; x++) {
             unsigned next = x + 1 < w ? x + 1 : x, last = x ? x - 1 : x;
             unsigned context = left | left2 << 1 | (unsigned)up[x] << 2 | (unsigned)up[last] << 3 |
-                               (unsigned)up[next] << 4 | (unsigned)up2[x] << 5 | (unsigned)b[x] << 6 |
-                               (unsigned)b[next] << 7 | (unsigned)below[x] << 8;
+                               (unsigned)up[next] << 4 | (unsigned)up2[x] << 5 |
+                               (unsigned)b[x] << 6 | (unsigned)b[next] << 7 |
+                               (unsigned)below[x] << 8;
             mask[x] = code_bit(c, &c->r, BIT_MASK + context, mask[x]);
             left2 = left;
             left = mask[x];
@@ -234,15 +240,17 @@ void mask_code(coder *c, uint8_t *mask, const uint8_t *before, uint32_t w, uint3
     }
 }
 
-/* Is row[x] the sample to its left or above? Sets it when read. *from: 1 or 2, where it came from. */
-static inline __attribute__((always_inline)) bool code_repeat(bands *b, reader *r, int32_t *row, const int32_t *before,
-                                                              ptrdiff_t x, int *from)
+/* Is row[x] the sample to its left or above? Sets it when read. *from: 1 or 2, where it came from.
+ */
+static inline __attribute__((always_inline)) bool
+code_repeat(bands *b, reader *r, int32_t *row, const int32_t *before, ptrdiff_t x, int *from)
 {
     const int32_t *up = row - b->stride, *up_before = before - b->stride;
     int32_t w = row[x - 1], n = up[x], v = row[x];
     unsigned context = (unsigned)(w == up[x - 1]) | (unsigned)(n == up[x - 1]) << 1 |
                        (unsigned)(n == up[x + 1]) << 2 | (unsigned)(w == row[x - 2]) << 3 |
-                       (unsigned)(before[x] == before[x - 1]) << 4 | (unsigned)(before[x] == up_before[x]) << 5 |
+                       (unsigned)(before[x] == before[x - 1]) << 4 |
+                       (unsigned)(before[x] == up_before[x]) << 5 |
                        (unsigned)(n == *(up - b->stride + x)) << 6;
 
     *from = 1;
@@ -258,8 +266,8 @@ static inline __attribute__((always_inline)) bool code_repeat(bands *b, reader *
 
 /* ---- samples ---- */
 
-static inline __attribute__((always_inline)) void code_row(bands *b, uint32_t y, bool writing, bool wide,
-                                                           const uint8_t *mask, bool repeats)
+static inline __attribute__((always_inline)) void
+code_row(bands *b, uint32_t y, bool writing, bool wide, const uint8_t *mask, bool repeats)
 {
     coder *c = &b->c;
     int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
@@ -349,15 +357,15 @@ static void code_samples(bands *b)
 
 /* ---- parameters ---- */
 
-enum { /* contexts of numbers; 0 .. 15 belong to lossless.c */
-    NUMBER_COUNT = 16, /* N_GROUPS */
-    NUMBER_SETS = NUMBER_COUNT + N_GROUPS,
-    NUMBER_REPEATS,
-    NUMBER_CELL, /* 2 */
-    NUMBER_SHIFT = NUMBER_CELL + 2,
-    NUMBER_BIAS,
-    NUMBER_SCALE, /* N_SCALES */
-    NUMBER_COEF = NUMBER_SCALE + N_SCALES /* 12 here, 9 of each of three, far */
+enum {                    /* contexts of numbers; 0 .. 15 belong to lossless.c */
+       NUMBER_COUNT = 16, /* N_GROUPS */
+       NUMBER_SETS = NUMBER_COUNT + N_GROUPS,
+       NUMBER_REPEATS,
+       NUMBER_CELL, /* 2 */
+       NUMBER_SHIFT = NUMBER_CELL + 2,
+       NUMBER_BIAS,
+       NUMBER_SCALE,                         /* N_SCALES */
+       NUMBER_COEF = NUMBER_SCALE + N_SCALES /* 12 here, 9 of each of three, far */
 };
 
 static void code_cells(bands *b)
@@ -388,14 +396,18 @@ static void code_fit(bands *b)
         return;
     }
     for (int i = 0; i < N_SCALES; i++)
-        f->scale[i] = (uint32_t)number(c, NUMBER_SCALE + (unsigned)i, i ? 2 : 4, (int32_t)f->scale[i], 0, i ? 255 : SCALE_MAX);
+        f->scale[i] = (uint32_t)number(c, NUMBER_SCALE + (unsigned)i, i ? 2 : 4,
+                                       (int32_t)f->scale[i], 0, i ? 255 : SCALE_MAX);
     for (uint32_t s = 0; s < f->n_sets; s++) {
         f->bias[s] = number(c, NUMBER_BIAS, COEF_BITS - 2, f->bias[s], -(1 << 28), 1 << 28);
         for (int t = 0, in_group = 0; t < f->n_taps; t++) {
             in_group = t && f->taps[t].back == f->taps[t - 1].back ? in_group + 1 : 0;
             unsigned back = f->taps[t].back;
-            unsigned context = back == 0 ? (unsigned)in_group : back < 4 ? 3 + 9 * back + (unsigned)in_group : 39;
-            f->coef[s][t] = number(c, NUMBER_COEF + context, COEF_BITS - 5, f->coef[s][t], -32768, 32767);
+            unsigned context = back == 0  ? (unsigned)in_group
+                               : back < 4 ? 3 + 9 * back + (unsigned)in_group
+                                          : 39;
+            f->coef[s][t] =
+                number(c, NUMBER_COEF + context, COEF_BITS - 5, f->coef[s][t], -32768, 32767);
         }
     }
     if (f->n_sets > 1)

@@ -5,16 +5,16 @@
 
 #include "lossless_coder.h"
 
-#define MARGIN      4  /* samples left and right of a plane; also rows above */
-#define N_GROUPS    5  /* of taps: this band, each of the three before, bands further before */
-#define MAX_TAPS    48
-#define MAX_SETS    16
-#define N_RING      17 /* this band and 16 before */
+#define MARGIN 4   /* samples left and right of a plane; also rows above */
+#define N_GROUPS 5 /* of taps: this band, each of the three before, bands further before */
+#define MAX_TAPS 48
+#define MAX_SETS 16
+#define N_RING 17 /* this band and 16 before */
 #define N_MAGNITUDES 3
-#define N_SCALES    13 /* features of the scale, with the constant */
-#define SCALE_MAX   (1 << 22)
-#define COEF_BITS   11
-#define CELL        16 /* a cell of CELL x CELL samples has one set of coefficients */
+#define N_SCALES 13 /* features of the scale, with the constant */
+#define SCALE_MAX (1 << 22)
+#define COEF_BITS 11
+#define CELL 16 /* a cell of CELL x CELL samples has one set of coefficients */
 
 typedef struct tap {
     uint8_t back; /* bands */
@@ -26,7 +26,7 @@ typedef struct fit {
     uint8_t n_taps, n_sets;
     tap taps[MAX_TAPS];
     int32_t coef[MAX_SETS][MAX_TAPS], bias[MAX_SETS];
-    uint8_t shift;           /* of magnitudes */
+    uint8_t shift; /* of magnitudes */
     uint32_t scale[N_SCALES];
 } fit;
 
@@ -36,19 +36,19 @@ typedef struct bands {
     uint32_t cells_x, cells_y;
     ptrdiff_t stride;
     uint32_t n_ring;
-    int32_t *sample[N_RING];            /* of this band, the one before ...: at its (0, 0) */
-    uint16_t *magnitude[N_MAGNITUDES];  /* same stride and margins */
-    uint8_t *cell;                      /* [cells_y][cells_x] set of each cell */
-    const uint8_t *mask;                /* [h][w] 1: not coded; NULL: none */
-    bool repeats;                       /* samples equal to a neighbour are coded as such */
-    uint8_t *skip;                      /* writer: [h][w] 1: masked or repeated; NULL: none */
-    int32_t low, high;                  /* what samples are */
-    int32_t most[N_RING];               /* greatest magnitude of samples, of each band as above */
+    int32_t *sample[N_RING];           /* of this band, the one before ...: at its (0, 0) */
+    uint16_t *magnitude[N_MAGNITUDES]; /* same stride and margins */
+    uint8_t *cell;                     /* [cells_y][cells_x] set of each cell */
+    const uint8_t *mask;               /* [h][w] 1: not coded; NULL: none */
+    bool repeats;                      /* samples equal to a neighbour are coded as such */
+    uint8_t *skip;                     /* writer: [h][w] 1: masked or repeated; NULL: none */
+    int32_t low, high;                 /* what samples are */
+    int32_t most[N_RING];              /* greatest magnitude of samples, of each band as above */
     fit f;
     void *memory;
-    int32_t *sums;                      /* [w] */
-    int64_t *wide_sums;                 /* [w] */
-    uint32_t *scale;                    /* [w] */
+    int32_t *sums;      /* [w] */
+    int64_t *wide_sums; /* [w] */
+    uint32_t *scale;    /* [w] */
 } bands;
 
 bool bands_create(bands *b, uint32_t n_bands, uint32_t w, uint32_t h);
@@ -66,12 +66,14 @@ void bands_code(bands *b);
 void bands_predict_row(const bands *b, bool wide, uint32_t y);
 bool bands_need_wide(const bands *b);
 
-/* The part of the stream that tells masked samples; mask [h][w], before: that of the band before or NULL. */
+/* The part of the stream that tells masked samples; mask [h][w], before: that of the band before or
+ * NULL. */
 void mask_code(coder *c, uint8_t *mask, const uint8_t *before, uint32_t w, uint32_t h);
 
 #define SETS_MIN 16384 /* samples of a band that may get several sets */
 
-/* lossless_fit.c: sets f and cell for sample[0]. effort 1 .. 3: one set; 8 and 9: longer looks at several. False without memory. */
+/* lossless_fit.c: sets f and cell for sample[0]. effort 1 .. 3: one set; 8 and 9: longer looks at
+ * several. False without memory. */
 bool bands_fit(bands *b, int effort);
 
 /* Margins of a row whose samples are known, and of what lies below the last. */

@@ -42,7 +42,8 @@ static void model_start(model *m, uint32_t mu)
         weight[15 - bin] += power >> 4;
     }
     for (int i = 0; i < N_SYMBOLS; i++) sum += weight[i];
-    for (int i = 0; i < N_SYMBOLS; i++) m->count[i] = (uint16_t)((weight[i] + (sum >> 10)) * COUNT_START / (sum + (sum >> 5)));
+    for (int i = 0; i < N_SYMBOLS; i++)
+        m->count[i] = (uint16_t)((weight[i] + (sum >> 10)) * COUNT_START / (sum + (sum >> 5)));
     m->start[N_SYMBOLS] = RANS_TOTAL;
     m->period = PERIOD_START;
     model_set(m);
@@ -54,7 +55,8 @@ static void start(coder *c)
     for (unsigned i = 0; i < N_CLASSES; i++) {
         // class: 4 an octave, 16 for a mean of 1
         uint32_t octave = i / 4 < 5 ? i / 4 : 5; // from here on low bits are cut off
-        uint32_t mu = octave >= 4 ? (4 + i % 4) * 4 << (octave - 4) : (4 + i % 4) * 4 >> (4 - octave);
+        uint32_t mu =
+            octave >= 4 ? (4 + i % 4) * 4 << (octave - 4) : (4 + i % 4) * 4 >> (4 - octave);
         model_start(&c->residual[i], mu ? mu : 1);
     }
     for (unsigned i = 0; i < N_BITS; i++) c->one[i] = RANS_TOTAL / 2;
@@ -104,7 +106,8 @@ int coder_read(coder *c, const uint8_t *in, size_t size)
     memset(c->copy + size, 0, READ_AHEAD);
     for (unsigned i = 0; i < N_LANES; i++) {
         const uint8_t *b = c->copy + 4 * i;
-        c->r.state[i] = (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+        c->r.state[i] =
+            (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
         if (c->r.state[i] < RANS_LOW) return -1;
     }
     c->r.words = c->copy + 4 * N_LANES;

@@ -12,19 +12,20 @@
 #endif
 
 /* Loops that gain by wider vectors; the results are the same. */
-#if defined __x86_64__ && defined __GNUC__ && !defined __clang__ && defined __linux__ && !defined __SANITIZE_ADDRESS__
+#if defined __x86_64__ && defined __GNUC__ && !defined __clang__ && defined __linux__ &&           \
+    !defined __SANITIZE_ADDRESS__
 #define CLONES __attribute__((target_clones("avx2", "default")))
 #else
 #define CLONES
 #endif
 
-#define N_SYMBOLS  32
+#define N_SYMBOLS 32
 #define COUNT_STEP 24 /* what a symbol counts */
 #define LOG2_LANES 2
-#define N_LANES    (1u << LOG2_LANES)
-#define N_CLASSES  112 /* of residuals: four an octave */
-#define N_NUMBERS  96  /* contexts of everything else */
-#define N_BITS     1024 /* contexts of single bits */
+#define N_LANES (1u << LOG2_LANES)
+#define N_CLASSES 112   /* of residuals: four an octave */
+#define N_NUMBERS 96    /* contexts of everything else */
+#define N_BITS 1024     /* contexts of single bits */
 #define READ_AHEAD 8192 /* bytes past the end that reading may touch before it is checked */
 
 /* start[i] of symbol i; start[0] = 0, start[N_SYMBOLS] = RANS_TOTAL. They follow from the counts
@@ -48,10 +49,10 @@ typedef struct coder {
     rans_symbol *symbols;
     size_t n, cap;
     wr raw;
-    uint64_t acc;   /* raw bits not yet written */
+    uint64_t acc; /* raw bits not yet written */
     unsigned n_acc;
     /* reading */
-    uint8_t *copy;  /* the stream with READ_AHEAD zeros behind it */
+    uint8_t *copy; /* the stream with READ_AHEAD zeros behind it */
     reader r;
     const uint8_t *words_end;
     uint64_t bit_end;
@@ -167,7 +168,8 @@ static inline void rans_advance(reader *r, uint32_t start, uint32_t freq, uint32
     uint32_t x = freq * (r->state[r->lane] >> RANS_BITS) + slot - start;
     uint32_t word = (uint32_t)r->words[0] | (uint32_t)r->words[1] << 8, more = 0u - (x < RANS_LOW);
 
-    r->state[r->lane] = x << (more & 16) | (word & more); // no branch: it would be guessed wrong too often
+    r->state[r->lane] =
+        x << (more & 16) | (word & more); // no branch: it would be guessed wrong too often
     r->words += more & 2;
     r->lane = (r->lane + 1) & (N_LANES - 1);
 }
@@ -240,8 +242,10 @@ static inline int32_t get_value(reader *r, model *m, unsigned k)
     return (int32_t)(((a ^ sign) << k) | get_bits(r, k));
 }
 
-/* Writes v, or returns what is read: outside of low .. high the stream is bad and low is returned. */
-static inline int32_t number(coder *c, unsigned context, unsigned k, int32_t v, int32_t low, int32_t high)
+/* Writes v, or returns what is read: outside of low .. high the stream is bad and low is returned.
+ */
+static inline int32_t number(coder *c, unsigned context, unsigned k, int32_t v, int32_t low,
+                             int32_t high)
 {
     if (c->writing) {
         put_value(c, &c->number[context], k, v);
@@ -281,7 +285,8 @@ static inline bool code_bit(coder *c, reader *r, unsigned context, bool bit)
         bit = slot < one;
         rans_advance(r, bit ? 0 : one, bit ? one : RANS_TOTAL - one, slot);
     }
-    c->one[context] = (uint16_t)(bit ? one + ((RANS_TOTAL - 16 - one) >> 5) : one - ((one - 16) >> 5));
+    c->one[context] =
+        (uint16_t)(bit ? one + ((RANS_TOTAL - 16 - one) >> 5) : one - ((one - 16) >> 5));
     return bit;
 }
 

@@ -1,5 +1,6 @@
-/* lossless_fit.c - the encoder's choice of predictors and scales: least squares in double precision,
- * without fused or reordered operations, so that every processor finds the same coefficients. */
+/* lossless_fit.c - the encoder's choice of predictors and scales: least squares in double
+ * precision, without fused or reordered operations, so that every processor finds the same
+ * coefficients. */
 #include "lossless_band.h"
 #include "lossless_solve.h"
 
@@ -19,18 +20,19 @@ static double log2_of(double x)
 
 typedef struct fitting {
     bands *b;
-    fit all;            /* every tap that may be chosen */
-    double *rows;       /* [n_taps + 2][padded width] */
+    fit all;      /* every tap that may be chosen */
+    double *rows; /* [n_taps + 2][padded width] */
     size_t pitch;
-    double scale;       /* of samples, so that products stay exact */
-    double *weight;     /* [pitch] of a row's squared errors */
-    double *weights;    /* [h][w], for the sets */
+    double scale;    /* of samples, so that products stay exact */
+    double *weight;  /* [pitch] of a row's squared errors */
+    double *weights; /* [h][w], for the sets */
     double *cell_rows;
     int effort;
     moments g;
 } fitting;
 
-/* Unknown 0 is the constant, 1 + t tap t, the last one the sample itself. f->weight is the row's. */
+/* Unknown 0 is the constant, 1 + t tap t, the last one the sample itself. f->weight is the row's.
+ */
 static void add_row(fitting *f, moments *g, uint32_t y, uint32_t x0, uint32_t x1)
 {
     const bands *b = f->b;
@@ -48,11 +50,13 @@ static void add_row(fitting *f, moments *g, uint32_t y, uint32_t x0, uint32_t x1
         else
             for (uint32_t k = 0; k < x1 - x0; k++) row[k] = s[k] * f->scale;
     }
-    for (int i = 0; i < LANES; i++) f->weight[x1 + (uint32_t)i] = 0; // what lies behind does not count
+    for (int i = 0; i < LANES; i++)
+        f->weight[x1 + (uint32_t)i] = 0; // what lies behind does not count
     moments_add(g, x, f->weight + x0, n, width);
 }
 
-/* Every how manyth row is looked at, so that about n samples count. Odd, for pictures that repeat each row. */
+/* Every how manyth row is looked at, so that about n samples count. Odd, for pictures that repeat
+ * each row. */
 static uint32_t rows_step(const bands *b, uint32_t n)
 {
     size_t samples = (size_t)b->w * b->h, count = b->skip ? 0 : samples;
@@ -66,9 +70,9 @@ static uint32_t rows_step(const bands *b, uint32_t n)
 
 /* Counts of taps tried, where the bands before are there. */
 static const uint8_t trials[][N_GROUPS] = {
-    {1, 0, 0, 0, 0},  {4, 0, 0, 0, 0},  {6, 0, 0, 0, 0},  {12, 0, 0, 0, 0}, {4, 3, 0, 0, 0},
-    {6, 5, 0, 0, 0},  {10, 9, 0, 0, 0}, {4, 3, 3, 0, 0},  {6, 5, 3, 0, 0},  {6, 5, 3, 3, 0},
-    {10, 9, 5, 3, 0}, {3, 3, 1, 1, 3},  {6, 5, 3, 3, 4},  {6, 5, 5, 3, 8},  {6, 5, 3, 3, 13},
+    {1, 0, 0, 0, 0},  {4, 0, 0, 0, 0},  {6, 0, 0, 0, 0}, {12, 0, 0, 0, 0}, {4, 3, 0, 0, 0},
+    {6, 5, 0, 0, 0},  {10, 9, 0, 0, 0}, {4, 3, 3, 0, 0}, {6, 5, 3, 0, 0},  {6, 5, 3, 3, 0},
+    {10, 9, 5, 3, 0}, {3, 3, 1, 1, 3},  {6, 5, 3, 3, 4}, {6, 5, 5, 3, 8},  {6, 5, 3, 3, 13},
 };
 static const uint8_t every[N_GROUPS] = {12, 9, 5, 3, 13};
 
@@ -113,7 +117,8 @@ static bool set_coefs(const fitting *f, const moments *g, fit *part, int s, doub
     part->bias[s] = out[0];
     for (int i = 1; i < n; i++)
         for (int t = 0; t < part->n_taps; t++)
-            if (!memcmp(&part->taps[t], &f->all.taps[list[i] - 1], sizeof(tap))) part->coef[s][t] = out[i];
+            if (!memcmp(&part->taps[t], &f->all.taps[list[i] - 1], sizeof(tap)))
+                part->coef[s][t] = out[i];
     return true;
 }
 
@@ -153,10 +158,12 @@ static void refine(fitting *f)
 static void scale_features(const fitting *f, uint32_t y)
 {
     const bands *b = f->b;
-    const uint16_t *m = b->magnitude[0] + (ptrdiff_t)y * b->stride, *up = m - b->stride, *up2 = up - b->stride;
+    const uint16_t *m = b->magnitude[0] + (ptrdiff_t)y * b->stride, *up = m - b->stride,
+                   *up2 = up - b->stride;
     const uint16_t *p = b->magnitude[1] + (ptrdiff_t)y * b->stride;
     const uint16_t *q = b->magnitude[2] + (ptrdiff_t)y * b->stride;
-    const uint16_t *from[N_SCALES + 1] = {NULL, m - 1, up, up + 1, up - 1, m - 2, up2, p, NULL, q, NULL, NULL, NULL, m};
+    const uint16_t *from[N_SCALES + 1] = {NULL, m - 1, up, up + 1, up - 1, m - 2, up2,
+                                          p,    NULL,  q,  NULL,   NULL,   NULL,  m};
 
     for (int i = 0; i <= N_SCALES; i++) {
         double *out = f->rows + (size_t)i * f->pitch;
@@ -168,7 +175,8 @@ static void scale_features(const fitting *f, uint32_t y)
         else if (i == 10)
             for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++) out[x] = (up[x - 2] + up[x + 2]) * 0.5;
         else if (i == 11)
-            for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++) out[x] = (up2[x - 1] + up2[x + 1]) * 0.5;
+            for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++)
+                out[x] = (up2[x - 1] + up2[x + 1]) * 0.5;
         else if (i == 12)
             for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++)
                 out[x] = (q[x - 1] + q[x + 1] + q[x - b->stride] + q[x + b->stride]) * 0.25;
@@ -187,7 +195,8 @@ static void set_weights(fitting *f, const double *scale, uint32_t y, double leas
     scale_features(f, y);
     for (uint32_t x = 0; x < b->w; x++) weight[x] = least;
     for (int i = 0; i < N_SCALES; i++)
-        for (uint32_t x = 0; x < b->w; x++) weight[x] += scale[i] * f->rows[(size_t)i * f->pitch + x];
+        for (uint32_t x = 0; x < b->w; x++)
+            weight[x] += scale[i] * f->rows[(size_t)i * f->pitch + x];
     for (uint32_t x = 0; x < b->w; x++) weight[x] = 1 / (weight[x] * weight[x]);
     for (uint32_t x = 0; skip && x < b->w; x++) weight[x] = skip[x] ? 0 : weight[x];
 }
@@ -209,7 +218,8 @@ static void fit_scale(fitting *f, uint32_t first, uint32_t step)
     for (int i = 0; i <= N; i++) x[i] = f->rows + (size_t)i * f->pitch + x0;
     for (uint32_t y = first; y < b->h; y += step) {
         set_weights(f, plain, y, 0.2);
-        for (int i = 0; i < LANES; i++) f->weight[b->w + (uint32_t)i] = 0; // what lies behind does not count
+        for (int i = 0; i < LANES; i++)
+            f->weight[b->w + (uint32_t)i] = 0; // what lies behind does not count
         moments_add(g, x, f->weight + x0, N + 1, width);
     }
     moments_mirror(g, N + 1);
@@ -228,7 +238,8 @@ static void fit_scale(fitting *f, uint32_t first, uint32_t step)
         n--;
     }
     if (!n) memcpy(scale, fallback, sizeof fallback);
-    for (int i = 0; i < n; i++) scale[list[i]] = (uint32_t)round_to(c[i] * 64, list[i] ? 255 : SCALE_MAX);
+    for (int i = 0; i < n; i++)
+        scale[list[i]] = (uint32_t)round_to(c[i] * 64, list[i] ? 255 : SCALE_MAX);
 }
 
 /* Magnitudes of the residuals of a row, nearly as the coder will find them; returns their sum. */
@@ -252,7 +263,9 @@ static uint64_t set_magnitudes_of_row(bands *b, bool wide, uint32_t y)
     for (uint32_t x = 0; skip && x < b->w; x++)
         if (skip[x]) {
             bool left = x && row[x] == row[x - 1];
-            out[x] = b->mask && b->mask[(size_t)y * b->w + x] ? 0 : left ? out[x - 1] : *(out + x - b->stride);
+            out[x] = b->mask && b->mask[(size_t)y * b->w + x] ? 0
+                     : left                                   ? out[x - 1]
+                                                              : *(out + x - b->stride);
         }
     for (int i = 1; i <= MARGIN; i++) {
         out[-i] = out[0];
@@ -267,7 +280,8 @@ static void set_magnitudes(bands *b)
 
     if (b->high - b->low > 65535) { // magnitudes have 16 bits
         double mean = 0;
-        for (uint32_t y = 0; y < b->h; y += 4) mean += (double)set_magnitudes_of_row(b, wide, y) * 4;
+        for (uint32_t y = 0; y < b->h; y += 4)
+            mean += (double)set_magnitudes_of_row(b, wide, y) * 4;
         mean /= (double)b->w * b->h;
         for (b->f.shift = 0; mean >= 512; mean /= 2) b->f.shift++;
     }
@@ -280,7 +294,7 @@ static void set_magnitudes(bands *b)
 
 /* A triangle of moments for each cell. */
 typedef struct cells {
-    int n;            /* unknowns, constant and target counted */
+    int n; /* unknowns, constant and target counted */
     uint32_t n_cells;
     double *m;        /* [n_cells][n * (n + 1) / 2] */
     uint8_t *set;     /* [n_cells] */
@@ -292,8 +306,10 @@ static double *cell_moments(const cells *k, uint32_t i)
     return k->m + (size_t)i * ((size_t)k->n * ((size_t)k->n + 1) / 2);
 }
 
-/* Sums of squares that each set leaves in a cell. products [triangle][MAX_SETS]: of its coefficients. */
-CLONES static void cell_left(double left[MAX_SETS], const cells *k, uint32_t i, const double *products, uint32_t n_sets)
+/* Sums of squares that each set leaves in a cell. products [triangle][MAX_SETS]: of its
+ * coefficients. */
+CLONES static void cell_left(double left[MAX_SETS], const cells *k, uint32_t i,
+                             const double *products, uint32_t n_sets)
 {
     const double *m = cell_moments(k, i), *end = cell_moments(k, i + 1);
 
@@ -310,7 +326,8 @@ CLONES static void cell_left(double left[MAX_SETS], const cells *k, uint32_t i, 
 static void set_products(double *products, int n, const double *c)
 {
     for (int a = 0; a < n; a++)
-        for (int b = a; b < n; b++, products += MAX_SETS) *products = (a == b ? 1 : 2) * c[a] * c[b];
+        for (int b = a; b < n; b++, products += MAX_SETS)
+            *products = (a == b ? 1 : 2) * c[a] * c[b];
 }
 
 static void gather_cells(fitting *f, cells *k)
@@ -333,14 +350,16 @@ static void gather_cells(fitting *f, cells *k)
                 for (int i = 0; i < k->n; i++) {
                     double *out = rows + i * CELL * CELL + n;
                     tap t = i && i + 1 < k->n ? f->all.taps[i - 1] : (tap){0};
-                    const int32_t *s = b->sample[t.back] + ((ptrdiff_t)y + t.dy) * b->stride + t.dx + x0;
+                    const int32_t *s =
+                        b->sample[t.back] + ((ptrdiff_t)y + t.dy) * b->stride + t.dx + x0;
                     if (i == 0)
                         for (uint32_t j = 0; j < CELL; j++) out[j] = 1;
                     else
                         for (uint32_t j = 0; j < n_x; j++) out[j] = s[j] * f->scale;
                 }
                 for (uint32_t j = 0; j < CELL; j++)
-                    weight[n + (int)j] = j < n_x && x0 + j >= 2 && y ? f->weights[(size_t)y * b->w + x0 + j] : 0;
+                    weight[n + (int)j] =
+                        j < n_x && x0 + j >= 2 && y ? f->weights[(size_t)y * b->w + x0 + j] : 0;
                 n += CELL;
             }
             memset(g, 0, sizeof *g);
@@ -411,7 +430,8 @@ static bool fit_sets(fitting *f)
     bands *b = f->b;
     cells k = {.n = b->f.n_taps + 2, .n_cells = b->cells_x * b->cells_y};
     size_t triangle = (size_t)k.n * ((size_t)k.n + 1) / 2;
-    double *memory = malloc(((k.n_cells + MAX_SETS) * triangle + (size_t)(k.n + 1) * CELL * CELL) * sizeof *memory);
+    double *memory = malloc(((k.n_cells + MAX_SETS) * triangle + (size_t)(k.n + 1) * CELL * CELL) *
+                            sizeof *memory);
     uint8_t *best_sets = malloc((size_t)k.n_cells * 2);
     double samples = 0, best;
     fit trial;
@@ -483,7 +503,8 @@ bool bands_fit(bands *b, int effort)
             if (pass)
                 set_weights(&f, scale, y, 0.2);
             else
-                for (uint32_t x = 0; x < b->w; x++) f.weight[x] = !(b->skip && b->skip[(size_t)y * b->w + x]);
+                for (uint32_t x = 0; x < b->w; x++)
+                    f.weight[x] = !(b->skip && b->skip[(size_t)y * b->w + x]);
             add_row(&f, &f.g, y, x0, b->w);
         }
         moments_mirror(&f.g, f.all.n_taps + 2);

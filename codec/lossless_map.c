@@ -70,7 +70,8 @@ enum { MAX_BINARY = 30, MAX_DECIMAL = 6 };
 
 /* Bits of the float nearest to n / divisor / 2^shift, ties to even; no subnormal arises.
  * |n| < 2^31, divisor < 2^20. */
-static uint64_t float_of(int64_t n, uint32_t divisor, unsigned shift, unsigned fraction_bits, int bias)
+static uint64_t float_of(int64_t n, uint32_t divisor, unsigned shift, unsigned fraction_bits,
+                         int bias)
 {
     uint64_t sign = n < 0, a = (uint64_t)(n < 0 ? -n : n);
 
@@ -128,8 +129,8 @@ static bool number_of(const map *m, nsvq_type type, uint64_t bits, int64_t *n)
     return float_bits(m, type, *n) == bits;
 }
 
-static bool all_are_numbers(const map *m, nsvq_type type, const uint64_t *in, const uint8_t *mask, size_t n,
-                            size_t step)
+static bool all_are_numbers(const map *m, nsvq_type type, const uint64_t *in, const uint8_t *mask,
+                            size_t n, size_t step)
 {
     int64_t number;
 
@@ -142,10 +143,12 @@ static bool all_are_numbers(const map *m, nsvq_type type, const uint64_t *in, co
 static bool choose_kind(map *m, nsvq_type type, const uint64_t *in, const uint8_t *mask, size_t n)
 {
     for (int kind = MAP_BINARY; kind <= MAP_DECIMAL; kind++)
-        for (unsigned e = kind == MAP_DECIMAL; e <= (kind == MAP_DECIMAL ? MAX_DECIMAL : MAX_BINARY); e++) {
+        for (unsigned e = kind == MAP_DECIMAL;
+             e <= (kind == MAP_DECIMAL ? MAX_DECIMAL : MAX_BINARY); e++) {
             m->kind = (uint8_t)kind;
             m->exponent = (uint8_t)e;
-            if (all_are_numbers(m, type, in, mask, n, 1 + n / 61) && all_are_numbers(m, type, in, mask, n, 1))
+            if (all_are_numbers(m, type, in, mask, n, 1 + n / 61) &&
+                all_are_numbers(m, type, in, mask, n, 1))
                 return true;
         }
     m->kind = MAP_ORDER;
@@ -230,7 +233,8 @@ static bool choose_table(map *m, uint32_t *v, const uint8_t *mask, size_t n)
         if (i) table_bits += bits_of(sorted[i] - sorted[i - 1]) + 1;
         // a sample saves about log2 of how sparse the values around it are
         size_t first = i < 8 ? 0 : i - 8, last = i + 8 < distinct ? i + 8 : distinct - 1;
-        uint64_t gap = last > first ? (uint64_t)(sorted[last] - sorted[first]) * 16 / (last - first) : 16;
+        uint64_t gap =
+            last > first ? (uint64_t)(sorted[last] - sorted[first]) * 16 / (last - first) : 16;
         unsigned e = bits_of(gap) - 1;
         saved += count[i] * ((8 * e + (gap << 3 >> e & 7)) - 32);
     }
@@ -256,15 +260,16 @@ static bool choose_table(map *m, uint32_t *v, const uint8_t *mask, size_t n)
     return true;
 }
 
-bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint64_t *before, const uint8_t *mask, size_t n,
-                uint32_t *v, uint64_t *low_bits)
+bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint64_t *before,
+                const uint8_t *mask, size_t n, uint32_t *v, uint64_t *low_bits)
 {
     uint64_t low = UINT64_MAX, high = 0, steps = 0, sum = 0;
     size_t used = 0;
 
     m->step = 1;
     m->difference = before != NULL;
-    if (is_float(type) && choose_kind(m, type, in, mask, n) && m->kind == MAP_BINARY && m->exponent) {
+    if (is_float(type) && choose_kind(m, type, in, mask, n) && m->kind == MAP_BINARY &&
+        m->exponent) {
         uint64_t least = UINT64_MAX, most = 0, first = UINT64_MAX, last = 0;
         for (size_t i = 0; i < n; i++) {
             if (mask && mask[i]) continue;
@@ -304,16 +309,31 @@ bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint64_t *befo
 /* ---- fields ---- */
 
 enum { /* contexts of numbers */
-    NUMBER_KIND, NUMBER_EXPONENT, NUMBER_BASE, NUMBER_STEP, NUMBER_LOW, NUMBER_RANGE, NUMBER_MEAN,
-    NUMBER_TABLE, NUMBER_DELTA /* 6 */
+       NUMBER_KIND,
+       NUMBER_EXPONENT,
+       NUMBER_BASE,
+       NUMBER_STEP,
+       NUMBER_LOW,
+       NUMBER_RANGE,
+       NUMBER_MEAN,
+       NUMBER_TABLE,
+       NUMBER_DELTA /* 6 */
 };
+
+static uint32_t limited(coder *c, unsigned context, uint32_t v, uint32_t high)
+{
+    uint64_t n = number64(c, context, v);
+
+    if (n > high) c->bad = true;
+    return c->bad ? 0 : (uint32_t)n;
+}
 
 static void code_table(map *m, coder *c, size_t n)
 {
     uint32_t last = 0;
 
-    m->n_table = (uint32_t)number64(c, NUMBER_TABLE, m->n_table);
-    if (c->bad || m->n_table > n || !m->n_table) {
+    m->n_table = limited(c, NUMBER_TABLE, m->n_table, (uint32_t)n);
+    if (!m->n_table) {
         c->bad = true;
         return;
     }
@@ -355,24 +375,24 @@ void map_code(map *m, coder *c, nsvq_type type, size_t n)
     if (flags & 4)
         code_table(m, c, n);
     else
-        m->range = (uint32_t)number64(c, NUMBER_RANGE, m->range);
-    if (m->range >= MAX_RANGE) c->bad = true;
+        m->range = limited(c, NUMBER_RANGE, m->range, MAX_RANGE - 1);
     // the mean is near the last band's more often than not, but small beside all else
-    m->mean = (uint32_t)number64(c, NUMBER_MEAN, m->mean);
-    if (m->mean > m->range) c->bad = true;
+    m->mean = limited(c, NUMBER_MEAN, m->mean, m->range);
     if (m->kind != MAP_ORDER && !c->bad) { // numbers stay where float_of is defined
         uint64_t most = m->n_table ? m->table[m->n_table - 1] : m->range;
-        if (m->low_bits || m->step > UINT32_MAX || m->base > UINT32_MAX || most * m->step + m->base > UINT32_MAX - 1)
+        if (m->low_bits || m->step > UINT32_MAX || m->base > UINT32_MAX ||
+            most * m->step + m->base > UINT32_MAX - 1)
             c->bad = true;
     }
 }
 
-void map_samples(const map *m, nsvq_type type, uint64_t *bits, const int32_t *row, const uint64_t *low,
-                 const uint64_t *before, uint32_t n)
+void map_samples(const map *m, nsvq_type type, uint64_t *bits, const int32_t *row,
+                 const uint64_t *low, const uint64_t *before, uint32_t n)
 {
     uint64_t top = top_bit(type), base = m->base;
 
-    if (m->kind == MAP_ORDER && !m->difference && !m->n_table && !m->low_bits && m->step == 1 && !is_float(type)) {
+    if (m->kind == MAP_ORDER && !m->difference && !m->n_table && !m->low_bits && m->step == 1 &&
+        !is_float(type)) {
         uint64_t flip = is_signed(type) ? top : 0; // the usual case
         for (uint32_t i = 0; i < n; i++) bits[i] = ((uint32_t)row[i] + m->mean + base) ^ flip;
         return;
@@ -380,7 +400,8 @@ void map_samples(const map *m, nsvq_type type, uint64_t *bits, const int32_t *ro
     for (uint32_t i = 0; i < n; i++) {
         uint64_t v = (uint32_t)row[i] + m->mean;
         if (m->n_table) v = m->table[v];
-        bits[i] = sample_of_key(m, type, (v << m->low_bits | (m->low_bits ? low[i] : 0)) * m->step + base, before[i]);
+        bits[i] = sample_of_key(
+            m, type, (v << m->low_bits | (m->low_bits ? low[i] : 0)) * m->step + base, before[i]);
     }
 }
 

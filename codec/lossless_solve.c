@@ -28,7 +28,8 @@ static bool cholesky(double r[MAX_UNKNOWNS][MAX_UNKNOWNS], const moments *g, con
     return true;
 }
 
-double solve(double *c, double r[MAX_UNKNOWNS][MAX_UNKNOWNS], const moments *g, const int *list, int n, int target)
+double solve(double *c, double r[MAX_UNKNOWNS][MAX_UNKNOWNS], const moments *g, const int *list,
+             int n, int target)
 {
     double z[MAX_UNKNOWNS], left = g->m[target][target];
 
@@ -53,7 +54,8 @@ int32_t round_to(double v, double limit)
     return (int32_t)floor_of(v + 0.5);
 }
 
-void round_coefs(int32_t *out, const double *c, double r[MAX_UNKNOWNS][MAX_UNKNOWNS], int n, const double *limit)
+void round_coefs(int32_t *out, const double *c, double r[MAX_UNKNOWNS][MAX_UNKNOWNS], int n,
+                 const double *limit)
 {
     double off[MAX_UNKNOWNS];
 
@@ -80,8 +82,10 @@ CLONES void moments_add(moments *g, const double *const *x, const double *weight
         double *to0 = g->m[i], *to1 = g->m[i + 1 < n_x ? i + 1 : i];
         for (int j = i; j < n_x; j += 4) {
             int m = n_x - j < 4 ? n_x - j : 4;
-            const double *y0 = x[j], *y1 = x[m > 1 ? j + 1 : j], *y2 = x[m > 2 ? j + 2 : j], *y3 = x[m > 3 ? j + 3 : j];
-            lanes s00 = {0}, s01 = {0}, s02 = {0}, s03 = {0}, s10 = {0}, s11 = {0}, s12 = {0}, s13 = {0};
+            const double *y0 = x[j], *y1 = x[m > 1 ? j + 1 : j], *y2 = x[m > 2 ? j + 2 : j],
+                         *y3 = x[m > 3 ? j + 3 : j];
+            lanes s00 = {0}, s01 = {0}, s02 = {0}, s03 = {0}, s10 = {0}, s11 = {0}, s12 = {0},
+                  s13 = {0};
             for (int k = 0; k < n; k += LANES) {
                 lanes w = load(weight + k), v0 = load(x0 + k) * w, v1 = load(x1 + k) * w, u;
                 u = load(y0 + k), s00 += v0 * u, s10 += v1 * u;
@@ -92,7 +96,8 @@ CLONES void moments_add(moments *g, const double *const *x, const double *weight
             const lanes sums[8] = {s00, s01, s02, s03, s10, s11, s12, s13};
             for (int t = 0; t < m; t++) {
                 to0[j + t] += sums[t][0] + sums[t][1] + sums[t][2] + sums[t][3];
-                if (i + 1 < n_x) to1[j + t] += sums[4 + t][0] + sums[4 + t][1] + sums[4 + t][2] + sums[4 + t][3];
+                if (i + 1 < n_x)
+                    to1[j + t] += sums[4 + t][0] + sums[4 + t][1] + sums[4 + t][2] + sums[4 + t][3];
             }
         }
     }

@@ -1,5 +1,6 @@
-/* lossless_solve.h - weighted least squares in double precision, without fused or reordered operations, so
- * that every processor finds the same. May include: lossless_coder.h, lossless_band.h. */
+/* lossless_solve.h - weighted least squares in double precision, without fused or reordered
+ * operations, so that every processor finds the same. May include: lossless_coder.h,
+ * lossless_band.h. */
 #ifndef NSVQ_LOSSLESS_SOLVE_H
 #define NSVQ_LOSSLESS_SOLVE_H
 
@@ -17,11 +18,14 @@ typedef struct moments {
 /* m[i][j] += weight . x[i] . x[j] for j >= i. n: samples. */
 void moments_add(moments *g, const double *const *x, const double *weight, int n_x, int n);
 void moments_mirror(moments *g, int n);
-/* Solution c of the n unknowns in list for `target`, r with r^T r = their moments; returns the sum of
- * squares left, or -1 when they are not independent. */
-double solve(double *c, double r[MAX_UNKNOWNS][MAX_UNKNOWNS], const moments *g, const int *list, int n, int target);
-/* Whole numbers near c: from the last on, each rounding is made good by the coefficients before it. */
-void round_coefs(int32_t *out, const double *c, double r[MAX_UNKNOWNS][MAX_UNKNOWNS], int n, const double *limit);
+/* Solution c of the n unknowns in list for `target`, r with r^T r = their moments; returns the sum
+ * of squares left, or -1 when they are not independent. */
+double solve(double *c, double r[MAX_UNKNOWNS][MAX_UNKNOWNS], const moments *g, const int *list,
+             int n, int target);
+/* Whole numbers near c: from the last on, each rounding is made good by the coefficients before it.
+ */
+void round_coefs(int32_t *out, const double *c, double r[MAX_UNKNOWNS][MAX_UNKNOWNS], int n,
+                 const double *limit);
 int32_t round_to(double v, double limit);
 
 #endif

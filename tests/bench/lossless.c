@@ -1,6 +1,6 @@
-/* lossless.c - the lossless layer on planes: nsvq-lossless TYPE BANDS HEIGHT WIDTH NODATA EFFORT FILE
- * FILE: raw samples [bands][height][width] in the host's byte order; NODATA: a number, nan, or -.
- * Prints: bytes of all blocks, number of blocks, seconds of encoding and of decoding. */
+/* lossless.c - the lossless layer on planes: nsvq-lossless TYPE BANDS HEIGHT WIDTH NODATA EFFORT
+ * FILE FILE: raw samples [bands][height][width] in the host's byte order; NODATA: a number, nan, or
+ * -. Prints: bytes of all blocks, number of blocks, seconds of encoding and of decoding. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,8 +18,8 @@ static double now(void)
 
 static nsvq_type type_of(const char *name)
 {
-    static const char *const names[] = {"uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64",
-                                        "int64", "float32", "float64"};
+    static const char *const names[] = {"uint8", "int8",   "uint16", "int16",   "uint32",
+                                        "int32", "uint64", "int64",  "float32", "float64"};
 
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(name, names[i])) return (nsvq_type)(i + 1);
@@ -54,7 +54,8 @@ int main(int argc, char **argv)
         return 2;
     }
     nsvq_type type = type_of(argv[1]);
-    size_t n_bands = strtoul(argv[2], NULL, 10), h = strtoul(argv[3], NULL, 10), w = strtoul(argv[4], NULL, 10);
+    size_t n_bands = strtoul(argv[2], NULL, 10), h = strtoul(argv[3], NULL, 10),
+           w = strtoul(argv[4], NULL, 10);
     size_t bytes = type ? lossless_sample_bytes(type) : 0, total = n_bands * h * w * bytes;
     uint8_t nodata[8] = {0}, *px = malloc(total + 1);
     int has_nodata = nodata_of(nodata, type, argv[5]), effort = atoi(argv[6]);
@@ -66,7 +67,8 @@ int main(int argc, char **argv)
     }
     fclose(f);
     enum { BLOCK = LOSSLESS_MAX_SIDE };
-    uint8_t *block = malloc(n_bands * BLOCK * BLOCK * bytes), *back = malloc(n_bands * BLOCK * BLOCK * bytes);
+    uint8_t *block = malloc(n_bands * BLOCK * BLOCK * bytes),
+            *back = malloc(n_bands * BLOCK * BLOCK * bytes);
     double encode = 0, decode = 0, t;
     size_t size = 0, n_blocks = 0;
     for (size_t y = 0; y < h; y += BLOCK)
@@ -76,7 +78,8 @@ int main(int argc, char **argv)
             wr out = {0};
             for (size_t b = 0; b < n_bands; b++)
                 for (size_t r = 0; r < bh; r++)
-                    memcpy(block + (b * bh + r) * bw * bytes, px + ((b * h + y + r) * w + x) * bytes, bw * bytes);
+                    memcpy(block + (b * bh + r) * bw * bytes,
+                           px + ((b * h + y + r) * w + x) * bytes, bw * bytes);
             t = now();
             int rc = lossless_encode(&out, block, &s, has_nodata ? nodata : NULL, effort);
             encode += now() - t;

@@ -1,5 +1,5 @@
-/* lossless.c - any bytes as a block of the lossless layer: four bytes of shape, then the stream. What can be
- * decoded can be encoded and decoded again. */
+/* lossless.c - any bytes as a block of the lossless layer: four bytes of shape, then the stream.
+ * What can be decoded can be encoded and decoded again. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,7 +11,8 @@ enum { HEAD = 4 };
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < HEAD) return 0;
-    lossless_shape s = {(nsvq_type)(1 + data[0] % NSVQ_TYPE_F64), 1 + data[1] % 20u, 1 + data[2] % 64u, 1 + data[3] % 64u};
+    lossless_shape s = {(nsvq_type)(1 + data[0] % NSVQ_TYPE_F64), 1 + data[1] % 20u,
+                        1 + data[2] % 64u, 1 + data[3] % 64u};
     size_t n = (size_t)s.n_bands * s.width * s.height * lossless_sample_bytes(s.type);
     uint8_t *px = malloc(n), *back = malloc(n);
     wr w = {0};

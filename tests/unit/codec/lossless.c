@@ -5,12 +5,24 @@
 #include "support.h"
 
 typedef enum fill {
-    FILL_CONSTANT, FILL_NOISE, FILL_SMOOTH, FILL_SPARSE, FILL_FEW, FILL_EXTREMES, FILL_TWINS, FILL_NUMBERS,
-    FILL_ODD_FLOATS, FILL_HOLES, FILL_SPLIT, FILL_SHORE, N_FILLS
+    FILL_CONSTANT,
+    FILL_NOISE,
+    FILL_SMOOTH,
+    FILL_SPARSE,
+    FILL_FEW,
+    FILL_EXTREMES,
+    FILL_TWINS,
+    FILL_NUMBERS,
+    FILL_ODD_FLOATS,
+    FILL_HOLES,
+    FILL_SPLIT,
+    FILL_SHORE,
+    N_FILLS
 } fill;
 
-static const nsvq_type types[] = {NSVQ_TYPE_U8,  NSVQ_TYPE_S8,  NSVQ_TYPE_U16, NSVQ_TYPE_S16, NSVQ_TYPE_U32,
-                                  NSVQ_TYPE_S32, NSVQ_TYPE_U64, NSVQ_TYPE_S64, NSVQ_TYPE_F32, NSVQ_TYPE_F64};
+static const nsvq_type types[] = {NSVQ_TYPE_U8,  NSVQ_TYPE_S8,  NSVQ_TYPE_U16, NSVQ_TYPE_S16,
+                                  NSVQ_TYPE_U32, NSVQ_TYPE_S32, NSVQ_TYPE_U64, NSVQ_TYPE_S64,
+                                  NSVQ_TYPE_F32, NSVQ_TYPE_F64};
 
 /* Something like ground, about 0 .. 200, another in each band. */
 static int ground(test_rng *r, uint32_t band, uint32_t x, uint32_t y)
@@ -29,16 +41,27 @@ static void put_number(uint8_t *p, nsvq_type type, double v)
     else if (type == NSVQ_TYPE_F64)
         memcpy(p, &v, 8);
     else
-        put_le(p, (uint64_t)(int64_t)v, (int)lossless_sample_bytes(type)); // little endian hosts only
+        put_le(p, (uint64_t)(int64_t)v,
+               (int)lossless_sample_bytes(type)); // little endian hosts only
 }
 
 static void odd_float(uint8_t *p, nsvq_type type, uint32_t n)
 {
-    static const uint32_t f32[] = {0x7fc00000, 0xffc00001, 0x7f800001, 0x80000000, 0, 0x7f800000, 0xff800000,
-                                   0x3f800000, 0x00000001, 0x807fffff, 0x7f7fffff, 0xff7fffff};
-    static const uint64_t f64[] = {0x7ff8000000000000, 0xfff8000000000001, 0x7ff0000000000001, 0x8000000000000000, 0,
-                                   0x7ff0000000000000, 0xfff0000000000000, 0x3ff0000000000000, 1, 0x800fffffffffffff,
-                                   0x7fefffffffffffff, 0xffefffffffffffff};
+    static const uint32_t f32[] = {0x7fc00000, 0xffc00001, 0x7f800001, 0x80000000,
+                                   0,          0x7f800000, 0xff800000, 0x3f800000,
+                                   0x00000001, 0x807fffff, 0x7f7fffff, 0xff7fffff};
+    static const uint64_t f64[] = {0x7ff8000000000000,
+                                   0xfff8000000000001,
+                                   0x7ff0000000000001,
+                                   0x8000000000000000,
+                                   0,
+                                   0x7ff0000000000000,
+                                   0xfff0000000000000,
+                                   0x3ff0000000000000,
+                                   1,
+                                   0x800fffffffffffff,
+                                   0x7fefffffffffffff,
+                                   0xffefffffffffffff};
 
     if (type == NSVQ_TYPE_F32)
         memcpy(p, &f32[n % 12], 4);
@@ -48,7 +71,8 @@ static void odd_float(uint8_t *p, nsvq_type type, uint32_t n)
         put_le(p, n % 12 * 0x1234567, (int)lossless_sample_bytes(type));
 }
 
-static void fill_sample(uint8_t *p, nsvq_type type, fill f, test_rng *r, uint32_t band, uint32_t x, uint32_t y)
+static void fill_sample(uint8_t *p, nsvq_type type, fill f, test_rng *r, uint32_t band, uint32_t x,
+                        uint32_t y)
 {
     size_t bytes = lossless_sample_bytes(type);
     test_rng same = {7 + band % 2}; // of the band alone
@@ -61,7 +85,8 @@ static void fill_sample(uint8_t *p, nsvq_type type, fill f, test_rng *r, uint32_
         for (size_t i = 0; i < bytes; i++) p[i] = (uint8_t)test_rand(r);
         break;
     case FILL_SMOOTH:
-        put_number(p, type, ground(r, band, x, y) * (bytes > 1 ? 13 : 1) - (type == NSVQ_TYPE_S8 ? 100 : 0));
+        put_number(p, type,
+                   ground(r, band, x, y) * (bytes > 1 ? 13 : 1) - (type == NSVQ_TYPE_S8 ? 100 : 0));
         break;
     case FILL_SPARSE:
         put_number(p, type, ground(r, band, x, y) / 11 * 7 - 20);
@@ -79,7 +104,9 @@ static void fill_sample(uint8_t *p, nsvq_type type, fill f, test_rng *r, uint32_
         put_number(p, type, test_range(&same, 0, 100));
         break;
     case FILL_NUMBERS: // floats that are decimal
-        put_number(p, type, type >= NSVQ_TYPE_F32 ? (ground(r, band, x, y) - 60) / (band % 2 ? 1000.0 : 8.0) : band);
+        put_number(p, type,
+                   type >= NSVQ_TYPE_F32 ? (ground(r, band, x, y) - 60) / (band % 2 ? 1000.0 : 8.0)
+                                         : band);
         break;
     case FILL_ODD_FLOATS:
         odd_float(p, type, test_rand(r));
@@ -92,7 +119,10 @@ static void fill_sample(uint8_t *p, nsvq_type type, fill f, test_rng *r, uint32_
         put_number(p, type, x + y < 30 ? ground(r, band, x, y) : 3);
         break;
     case FILL_SHORE: // two values, nothing to predict within
-        put_number(p, type, y > 100 && ((int)(x % 32) - 16) * ((int)(x % 32) - 16) + ((int)(y % 32) - 16) * ((int)(y % 32) - 16) < 150);
+        put_number(p, type,
+                   y > 100 && ((int)(x % 32) - 16) * ((int)(x % 32) - 16) +
+                                      ((int)(y % 32) - 16) * ((int)(y % 32) - 16) <
+                                  150);
         break;
     case N_FILLS:
         break;
@@ -109,7 +139,8 @@ static uint8_t *make(const lossless_shape *s, fill f, size_t *size)
     assert_non_null(px);
     for (uint32_t b = 0; b < s->n_bands; b++)
         for (uint32_t y = 0; y < s->height; y++)
-            for (uint32_t x = 0; x < s->width; x++, p += bytes) fill_sample(p, s->type, f, &r, b, x, y);
+            for (uint32_t x = 0; x < s->width; x++, p += bytes)
+                fill_sample(p, s->type, f, &r, b, x, y);
     return px;
 }
 
@@ -130,7 +161,8 @@ static size_t round_trip(const lossless_shape *s, fill f, int effort)
     memcpy(exact, w.p, w.size);
     memset(back, 0x55, size);
     if (lossless_decode(back, s, exact, w.size) || memcmp(back, px, size))
-        fail_msg("type %d, %u x %u x %u, fill %d does not come back", s->type, s->n_bands, s->width, s->height, f);
+        fail_msg("type %d, %u x %u x %u, fill %d does not come back", s->type, s->n_bands, s->width,
+                 s->height, f);
     assert_int_equal(lossless_encode(&again, px, s, f == FILL_HOLES ? nodata : NULL, effort), 0);
     assert_int_equal(again.size, w.size);
     assert_memory_equal(again.p, w.p, w.size);
@@ -145,7 +177,8 @@ static size_t round_trip(const lossless_shape *s, fill f, int effort)
 
 static void small_shapes(void **state)
 {
-    static const uint16_t sizes[][2] = {{1, 1}, {2, 1}, {1, 2}, {3, 3}, {1, 40}, {40, 1}, {15, 17}, {33, 31}};
+    static const uint16_t sizes[][2] = {{1, 1},  {2, 1},  {1, 2},   {3, 3},
+                                        {1, 40}, {40, 1}, {15, 17}, {33, 31}};
 
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
@@ -166,15 +199,15 @@ static void many_bands(void **state)
 /* Large enough for several sets of coefficients, and for some that have nothing to tell. */
 static void large_blocks(void **state)
 {
-    static const lossless_shape shapes[] = {{NSVQ_TYPE_U8, 3, 512, 120},  {NSVQ_TYPE_S16, 2, 130, 512},
-                                            {NSVQ_TYPE_U16, 1, 512, 512}, {NSVQ_TYPE_F32, 1, 200, 200},
-                                            {NSVQ_TYPE_S64, 1, 256, 256}, {NSVQ_TYPE_U8, 1, 1, 512},
-                                            {NSVQ_TYPE_F64, 2, 512, 1},   {NSVQ_TYPE_U32, 5, 150, 140},
-                                            {NSVQ_TYPE_U8, 1, 320, 176}};
+    static const lossless_shape shapes[] = {
+        {NSVQ_TYPE_U8, 3, 512, 120},  {NSVQ_TYPE_S16, 2, 130, 512}, {NSVQ_TYPE_U16, 1, 512, 512},
+        {NSVQ_TYPE_F32, 1, 200, 200}, {NSVQ_TYPE_S64, 1, 256, 256}, {NSVQ_TYPE_U8, 1, 1, 512},
+        {NSVQ_TYPE_F64, 2, 512, 1},   {NSVQ_TYPE_U32, 5, 150, 140}, {NSVQ_TYPE_U8, 1, 320, 176}};
 
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (fill f = 0; f < N_FILLS; f++)
-            if ((f + i) % 2 == 0 || f == FILL_SHORE) round_trip(&shapes[i], f, i == 2 ? 9 : 1 + (int)f % 7);
+            if ((f + i) % 2 == 0 || f == FILL_SHORE)
+                round_trip(&shapes[i], f, i == 2 ? 9 : 1 + (int)f % 7);
 }
 
 /* What must not cost much. */
@@ -197,10 +230,10 @@ static void sizes(void **state)
 
 static void limits(void **state)
 {
-    static const lossless_shape bad[] = {{NSVQ_TYPE_U8, 1, 513, 1},    {NSVQ_TYPE_U8, 1, 1, 513},
-                                         {NSVQ_TYPE_U8, 0, 1, 1},      {NSVQ_TYPE_U8, 1, 0, 1},
-                                         {NSVQ_TYPE_U8, 1025, 512, 512}, {0, 1, 1, 1},
-                                         {NSVQ_TYPE_F64 + 1, 1, 1, 1}, {NSVQ_TYPE_F64, UINT32_MAX, 1, 1}};
+    static const lossless_shape bad[] = {
+        {NSVQ_TYPE_U8, 1, 513, 1},    {NSVQ_TYPE_U8, 1, 1, 513},        {NSVQ_TYPE_U8, 0, 1, 1},
+        {NSVQ_TYPE_U8, 1, 0, 1},      {NSVQ_TYPE_U8, 1025, 512, 512},   {0, 1, 1, 1},
+        {NSVQ_TYPE_F64 + 1, 1, 1, 1}, {NSVQ_TYPE_F64, UINT32_MAX, 1, 1}};
     uint8_t px[8] = {0}, out[8];
     wr w = {0};
 
@@ -237,13 +270,15 @@ static void damage(void **state)
         for (int i = 0; i < 2000; i++) {
             memcpy(copy, w.p, w.size);
             for (int n = test_range(&r, 1, 3); n > 0; n--)
-                copy[test_rand(&r) % (i % 2 || w.size < 60 ? w.size : 60)] ^= (uint8_t)(1 << test_range(&r, 0, 7));
+                copy[test_rand(&r) % (i % 2 || w.size < 60 ? w.size : 60)] ^=
+                    (uint8_t)(1 << test_range(&r, 0, 7));
             lossless_decode(back, &s, copy, w.size);
         }
         for (int i = 0; i < 300; i++) {
             for (size_t n = 0; n < w.size; n++) copy[n] = (uint8_t)test_rand(&r);
             copy[0] = (uint8_t)test_range(&r, 0, 9);
-            for (int l = 0; l < 4 && (size_t)(4 * l + 4) < w.size; l++) copy[1 + 4 * l + 3] |= 1; // states that open
+            for (int l = 0; l < 4 && (size_t)(4 * l + 4) < w.size; l++)
+                copy[1 + 4 * l + 3] |= 1; // states that open
             lossless_decode(back, &s, copy, w.size);
         }
         free(copy);

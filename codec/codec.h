@@ -7,6 +7,7 @@
 #include "nsvq.h"
 #include "bytes.h"
 #include "engine.h"
+#include "lossless.h"
 #include "model/checksum.h"
 
 #include <pthread.h>
@@ -232,17 +233,6 @@ void mask_encode(wr *w, const uint8_t *bits, uint32_t n_bands, uint32_t width, u
 /* 0, -1 corrupt, -2 without memory. */
 int mask_decode(uint8_t *bits, uint32_t n_bands, uint32_t width, uint32_t height,
                 const uint8_t *in, size_t size);
-
-/* What is coded exactly: planes [n_bands][height][width], dense. */
-typedef struct lossless_shape {
-    nsvq_type type;
-    uint32_t n_bands, width, height;
-} lossless_shape;
-
-/* nodata: one sample or NULL, which helps but changes nothing. Appends to w. */
-int lossless_encode(wr *w, const void *planes, const lossless_shape *s, const void *nodata, int effort);
-/* 0, -1 corrupt, -2 without memory. */
-int lossless_decode(void *planes, const lossless_shape *s, const uint8_t *in, size_t size);
 
 /* Replaces samples equal to nodata by a smooth continuation of the others, per channel.
  * px: interleaved, 3 channels, w x h. Returns -1 without memory. */

@@ -5,6 +5,8 @@ top=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 packages="build-essential cmake ninja-build pkg-config libgdal-dev gdal-bin python3-gdal
 python3-numpy python3-pytest libdnnl-dev libcmocka-dev zlib1g-dev"
+# What the tests open files with; where one cannot be had, its test is skipped.
+clients="python3-rasterio python3-rioxarray python3-qgis"
 
 usage()
 {
@@ -29,7 +31,7 @@ as_root()
 deps()
 {
     local missing=() package
-    for package in $packages; do
+    for package in $packages ${1:-}; do
         dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed ||
             missing+=("$package")
     done
@@ -94,7 +96,7 @@ demo)
     run_demo "$@"
     ;;
 test)
-    deps
+    deps "$clients"
     run_tests
     ;;
 install)

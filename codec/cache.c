@@ -130,6 +130,20 @@ nsvq_status cache_claim(cache *c, const uint64_t *numbers, size_t n, entry **out
     return done ? NSVQ_OK : NSVQ_E_NOMEM;
 }
 
+size_t cache_missing(cache *c, uint64_t *numbers, size_t n)
+{
+    size_t kept = 0;
+
+    pthread_mutex_lock(&c->lock);
+    for (size_t i = 0; i < n; i++) {
+        const entry *e = *bucket(c, numbers[i]);
+        while (e && e->number != numbers[i]) e = e->chain;
+        if (!e) numbers[kept++] = numbers[i];
+    }
+    pthread_mutex_unlock(&c->lock);
+    return kept;
+}
+
 void cache_publish(cache *c, entry *e, nsvq_status st, const nsvq_error *error)
 {
     pthread_mutex_lock(&c->lock);

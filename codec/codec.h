@@ -7,6 +7,7 @@
 #include "nsvq.h"
 #include "bytes.h"
 #include "engine.h"
+#include "lossless.h"
 #include "model/checksum.h"
 
 #include <pthread.h>
@@ -115,6 +116,7 @@ struct nsvq_file {
     nsvq_meta *meta;
     size_t n_meta;
     _Atomic(page *) *pages; /* loaded on demand, each once */
+    uint64_t max_gap;       /* bytes between two blocks that are read rather than skipped */
     cache cache;
 };
 
@@ -186,6 +188,9 @@ uint64_t index_page(const header *h, uint64_t i, uint32_t *n);
 /* Takes the pages that lie in the first `size` bytes of the file. Damaged ones are left for whoever
  * needs them. */
 void index_take_front(nsvq_file *f, const uint8_t *front, size_t size);
+/* Loads the pages of entries first .. last in one read, if they are not too many. Failures are left for
+ * whoever needs a page. */
+void index_load(nsvq_file *f, uint64_t first, uint64_t last);
 nsvq_status index_locate(nsvq_file *f, uint64_t e, uint64_t *offset, uint32_t *size,
                          nsvq_error *err);
 
@@ -229,17 +234,6 @@ void mask_encode(wr *w, const uint8_t *bits, uint32_t n_bands, uint32_t width, u
 int mask_decode(uint8_t *bits, uint32_t n_bands, uint32_t width, uint32_t height,
                 const uint8_t *in, size_t size);
 
-/* What is coded exactly: planes [n_bands][height][width], dense. */
-typedef struct lossless_shape {
-    nsvq_type type;
-    uint32_t n_bands, width, height;
-} lossless_shape;
-
-/* nodata: one sample or NULL, which helps but changes nothing. Appends to w. */
-int lossless_encode(wr *w, const void *planes, const lossless_shape *s, const void *nodata, int effort);
-/* 0, -1 corrupt, -2 without memory. */
-int lossless_decode(void *planes, const lossless_shape *s, const uint8_t *in, size_t size);
-
 /* Replaces samples equal to nodata by a smooth continuation of the others, per channel.
  * px: interleaved, 3 channels, w x h. Returns -1 without memory. */
 int fill_nodata(uint8_t *px, ptrdiff_t stride, int w, int h, uint8_t nodata);
@@ -278,6 +272,8 @@ void cache_destroy(cache *c);
 /* References n entries. mine[i] tells which the caller has to load and then publish, before it waits
  * for others: so nobody waits in a circle. */
 nsvq_status cache_claim(cache *c, const uint64_t *numbers, size_t n, entry **out, bool *mine);
+/* Keeps of n numbers those that no entry has; returns how many. */
+size_t cache_missing(cache *c, uint64_t *numbers, size_t n);
 void cache_publish(cache *c, entry *e, nsvq_status st, const nsvq_error *error);
 nsvq_status cache_wait(cache *c, entry *e, nsvq_error *err);
 void cache_release(cache *c, entry **entries, size_t n);
@@ -289,6 +285,11 @@ void cache_release(cache *c, entry **entries, size_t n);
  * numbers have been taken by then and are finished. */
 typedef int (*pool_task)(void *user, int thread, size_t item);
 void pool_run(int n_threads, size_t n, pool_task task, void *user);
+
+/* ---- target.c ---- */
+
+/* Replaces rate or psnr by a quality. raster, o: as nsvq_encode has checked them. */
+nsvq_status find_quality(const nsvq_raster *raster, nsvq_encode_options *o, nsvq_error *err);
 
 /* ---- write.c ---- */
 

@@ -9,9 +9,9 @@
 
 #include <assert.h>
 
-#define VQ_BELOW 12 /* QUALITY from which on the hyper family is the better one */
-#define VQ_LEAST 10 /* the vq family's quality at QUALITY 1 */
+#define HYPER_FROM 10 /* QUALITY from which on the hyper family is the better one (data/models/README.md) */
 
+enum { MAX_EFFORT = 9 };
 enum { MAX_CHUNK = 64, MIN_CHUNK = 4, CHUNK_PIECES = 256 }; /* blocks; blocks times groups, about */
 enum { CHUNK_BYTES = 256 << 20 }; /* of pixels of one group, about */
 
@@ -20,6 +20,8 @@ typedef struct slot {
     nsvq_scratch *scratch;
     uint8_t *window;     /* pixels of a block with halo, filled */
     int16_t *y, *y_hat;  /* of a block */
+    int16_t *alone, *again; /* refine: latents of the block alone, before and after; NULL without */
+    uint8_t *rgb;
     uint8_t *base;       /* [base_cap] base layer */
     uint8_t *bits;       /* mask planes of a block */
     uint8_t *planes;     /* of a block of the largest exact group, dense */
@@ -240,6 +242,37 @@ static int view_of(const encoder *e, slot *s, uint32_t bx, view *v)
     return fill_nodata(s->window, v->stride, (int)(x1 - x0), (int)(y1 - y0), (uint8_t)g->nodata);
 }
 
+/* What analysis and choice of residuals have lost together, seen through the analysis: the block is
+ * synthesised and analysed again, and what its latents are off goes into the next choice. Within the block
+ * alone, as if its edges were the picture's. The decoder does not know. */
+static int refine(const encoder *e, slot *s, const view *v, size_t *size)
+{
+    static const uint8_t rounds[MAX_EFFORT] = {0, 1, 1, 2, 2, 3, 4, 6, 8};
+    const nsvq_engine *engine = e->model->engine;
+    int n_latent = e->model->desc.latent, n_channels = nsvq_engine_channels(engine), n = rounds[e->opt.effort - 1];
+    ptrdiff_t side = e->model->desc.stride, stride = 3 * side * v->want.w;
+    const uint8_t *px = v->px + side * v->want.y * v->stride + side * 3 * v->want.x;
+    nsvq_rect all = {0, 0, v->want.w, v->want.h};
+
+    if (e->model->desc.family != NSVQ_FAMILY_HYPER || !n) return 0;
+    if (nsvq_engine_analyse(engine, s->scratch, px, v->stride, all.w, all.h, all, s->alone)) return -1;
+    for (int round = 0; round < n; round++) {
+        if (nsvq_engine_synthesise(engine, s->scratch, s->y_hat, all.w, all.h, all, s->rgb, stride) ||
+            nsvq_engine_analyse(engine, s->scratch, s->rgb, stride, all.w, all.h, all, s->again))
+            return -1;
+        for (ptrdiff_t i = 0, j = 0; i < (ptrdiff_t)all.w * all.h * n_latent; i++, j++) {
+            if (i && i % n_latent == 0) j += n_channels - n_latent;
+            int target = s->y_hat[j] + s->alone[i] - s->again[i];
+            int y = round ? s->y[i] + (target - s->y[i]) / 2 : target;
+            s->y[i] = (int16_t)(y > NSVQ_LATENT_MAX ? NSVQ_LATENT_MAX : y < -NSVQ_LATENT_MAX ? -NSVQ_LATENT_MAX : y);
+        }
+        if (nsvq_block_encode(engine, s->scratch, s->y, all.w, all.h, e->quality16, s->base, s->base_cap, size,
+                              s->y_hat))
+            return -1;
+    }
+    return 0;
+}
+
 static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
 {
     const group *g = &e->w.h.groups[e->g];
@@ -259,7 +292,8 @@ static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
     if (view_of(e, s, bx, &v)) return NSVQ_E_NOMEM;
     if (nsvq_engine_analyse(engine, s->scratch, v.px, v.stride, v.ww, v.wh, v.want, s->y) ||
         nsvq_block_encode(engine, s->scratch, s->y, v.want.w, v.want.h, e->quality16, s->base,
-                          s->base_cap, &size, s->y_hat))
+                          s->base_cap, &size, s->y_hat) ||
+        refine(e, s, &v, &size))
         return NSVQ_E_NOMEM;
     wr_le(out, flags, 1);
     if (flags & PART_MASK) {
@@ -501,6 +535,12 @@ static bool slot_create(const encoder *e, slot *s, size_t exact)
     s->y = malloc(n * m->latent * sizeof *s->y);
     s->y_hat = malloc(n * (size_t)nsvq_engine_channels(e->model->engine) * sizeof *s->y_hat);
     s->base = malloc(s->base_cap);
+    if (m->family == NSVQ_FAMILY_HYPER && e->opt.effort > 1) {
+        s->alone = malloc(n * m->latent * sizeof *s->alone);
+        s->again = malloc(n * m->latent * sizeof *s->again);
+        s->rgb = malloc((size_t)BLOCK * BLOCK * 3);
+        if (!s->alone || !s->again || !s->rgb) return false;
+    }
     return s->scratch && s->window && s->y && s->y_hat && s->base;
 }
 
@@ -537,6 +577,9 @@ static void encoder_free(encoder *e)
         free(s->window);
         free(s->y);
         free(s->y_hat);
+        free(s->alone);
+        free(s->again);
+        free(s->rgb);
         free(s->base);
         free(s->bits);
         free(s->planes);
@@ -577,10 +620,14 @@ static nsvq_status check_arguments(encoder *e, const nsvq_sink *sink, const nsvq
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "a field of nsvq_raster is NULL");
     if (!o->quality) o->quality = 50;
     if (!o->n_threads) o->n_threads = 1;
+    if (!o->effort) o->effort = 5;
+    if (o->effort < 1 || o->effort > MAX_EFFORT) return fail(err, NSVQ_E_ARG, NO_OFFSET, "effort %d", o->effort);
     if (!(o->quality >= 1 && o->quality <= 100) || o->family < 0 || o->family > NSVQ_FAMILY_HYPER ||
         o->n_threads < 1 || o->embed < 0 || o->embed > 2)
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "quality %g, family %d, %d threads, embed %d", o->quality,
                     o->family, o->n_threads, o->embed);
+    if (!(o->rate >= 0) || !(o->psnr >= 0) || o->rate > 1e6 || o->psnr > 1e3 || (o->rate > 0 && o->psnr > 0))
+        return fail(err, NSVQ_E_ARG, NO_OFFSET, "rate %g, PSNR %g", o->rate, o->psnr);
     if (o->n_threads > MAX_THREADS) o->n_threads = MAX_THREADS;
     if (!o->max_group) o->max_group = 32;
     if (o->max_group > MAX_GROUP) return fail(err, NSVQ_E_ARG, NO_OFFSET, "groups of %u bands", o->max_group);
@@ -649,14 +696,14 @@ static nsvq_status plan_groups(const encoder *e, header *h, nsvq_error *err)
     return NSVQ_OK;
 }
 
-/* The vq family's own quality at q: the one with the slope of rate against distortion that the hyper
- * family has there (0.16 squared steps a bit); below, down to its lowest rates. */
-static int vq_quality(double q)
+/* The vq family's own quality. Where it is the lower end of one scale with the hyper family, it stays below
+ * what that one has from HYPER_FROM on. */
+static int vq_quality(const encoder *e)
 {
-    double v = 50 + 1.2 * (q - 13.6), low = 50 + 1.2 * (VQ_BELOW - 13.6);
+    double q = e->opt.quality;
+    bool own_scale = e->opt.model || e->opt.family;
 
-    if (q < VQ_BELOW) v = VQ_LEAST + (q - 1) / (VQ_BELOW - 1) * (low - VQ_LEAST);
-    return v < 100 ? (int)(v + 0.5) : 100;
+    return (int)((own_scale ? q : 5 + 3 * (q - 1)) + 0.5);
 }
 
 static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
@@ -668,7 +715,7 @@ static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
     if (e->opt.model) {
         e->model = model_retain(e->opt.model);
     } else {
-        int better = e->opt.quality < VQ_BELOW ? NSVQ_FAMILY_VQ : NSVQ_FAMILY_HYPER;
+        int better = e->opt.quality < HYPER_FROM ? NSVQ_FAMILY_VQ : NSVQ_FAMILY_HYPER;
         nsvq_status st = model_of_family(&e->model, e->opt.family ? e->opt.family : better, err);
         if (st != NSVQ_OK) return st;
     }
@@ -677,7 +724,7 @@ static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "model '%.31s' is a decode-only copy", m->name);
     e->halo = (uint32_t)nsvq_engine_analysis_halo(e->model->engine);
     h->quality16 = (uint16_t)(16 * e->opt.quality + 0.5);
-    h->quality = m->family == NSVQ_FAMILY_VQ ? (uint8_t)vq_quality(e->opt.quality) : 0;
+    h->quality = m->family == NSVQ_FAMILY_VQ ? (uint8_t)vq_quality(e) : 0;
     e->quality16 = h->quality ? 16 * h->quality : h->quality16;
     h->model_id = e->model->id;
     memcpy(h->model_name, m->name, sizeof h->model_name);
@@ -743,6 +790,7 @@ nsvq_status nsvq_encode(const nsvq_sink *sink, const nsvq_raster *raster,
     nsvq_status st = check_arguments(&e, sink, raster, opt, err);
 
     if (bytes) *bytes = 0;
+    if (st == NSVQ_OK && (e.opt.rate > 0 || e.opt.psnr > 0)) st = find_quality(&e.r, &e.opt, err);
     if (st != NSVQ_OK) return st;
     if ((st = begin(&e, sink, err)) == NSVQ_OK) {
         st = go_on(&e) ? NSVQ_OK : fail(err, NSVQ_E_CANCELLED, NO_OFFSET, "cancelled");

@@ -149,6 +149,7 @@ nsvq_status nsvq_open(nsvq_file **out, const nsvq_source *src, const nsvq_open_o
         goto done;
     }
     f->src = *src;
+    f->max_gap = opt.max_gap ? opt.max_gap : 8192;
     if ((st = read_front(f, &front, &front_size, err)) != NSVQ_OK) goto done;
     f->pages = calloc((size_t)f->h.n_pages, sizeof *f->pages);
     if (!f->pages) {

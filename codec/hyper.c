@@ -10,7 +10,8 @@
 #include "engine_impl.h"
 #include "rans.h"
 
-#define HEAD_BYTES 3     /* quality, lanes */
+#define HEAD_BYTES 3     /* quality, lanes and flag */
+#define ALL_CLASSES 0x80 /* flag: every residual is coded */
 #define BATCH 32         /* contexts gathered at a time */
 #define MAX_LOG2_LANES 5
 #define MAX_SYMBOLS 4    /* of one residual: table, low bits, sign and size of the excess, the excess */
@@ -87,6 +88,7 @@ typedef struct coder {
     const hyper *h;
     nsvq_scratch *s;
     int n_latent, n_z, n_side, per, bw, bh, zw, zh, quality16;
+    int first_class;   /* below it residuals are 0: the model's, or 0 */
     int32_t *step;     /* [L + Z] 1/16 unit */
     int16_t *below;    /* [L + Z] what a log2 scale has to exceed to leave class 0 */
     int16_t *z_hat;    /* [zh][zw][Z + NSVQ_N_EXTRA] */
@@ -103,6 +105,8 @@ typedef struct coder {
     int16_t *z;        /* [zh][zw][Z], then residuals */
     rans_symbol *symbols;
     size_t n_symbols;
+    int64_t spent;     /* on residuals, as in choose */
+    int64_t skipping;  /* what leaving classes out has cost more than coding them would */
     /* decoder */
     rans_reader reader;
 } coder;
@@ -170,6 +174,7 @@ static int coder_init(coder *c, nsvq_scratch *s)
     c->n_latent = c->m->latent;
     c->n_z = c->m->hyper.z;
     c->n_side = c->m->hyper.side;
+    c->first_class = c->m->hyper.first_class;
     c->per = NSVQ_Z_STRIDE / c->m->stride;
     c->zw = (c->bw + c->per - 1) / c->per;
     c->zh = (c->bh + c->per - 1) / c->per;
@@ -253,8 +258,7 @@ static void z_value(coder *c, int position, int i, int r)
 
 static int z_class(const coder *c, int i)
 {
-    int cls = class_of(c->m->hyper.z_scale[i], c->below[c->n_latent + i]);
-    return cls > c->m->hyper.first_class ? cls : c->m->hyper.first_class;
+    return class_of(c->m->hyper.z_scale[i], c->below[c->n_latent + i]);
 }
 
 static void quantise(coder *c, const int16_t *mu, prior_position at);
@@ -330,7 +334,7 @@ static void get_row(coder *c, int y)
 
     memset(r, 0, n * sizeof *r);
     for (size_t i = 0; i < n; i++)
-        if (cls[i] >= c->m->hyper.first_class) r[i] = (int16_t)get_residual(c, cls[i]);
+        if (cls[i] >= c->first_class) r[i] = (int16_t)get_residual(c, cls[i]);
 }
 
 int hyper_block_decode(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *in, size_t size, int bw,
@@ -338,11 +342,12 @@ int hyper_block_decode(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *in,
 {
     coder c = {.e = e, .bw = bw, .bh = bh, .y_hat = y_hat};
 
-    if (size < HEAD_BYTES || in[2] > MAX_LOG2_LANES) return -2;
+    if (size < HEAD_BYTES || (in[2] & ~ALL_CLASSES) > MAX_LOG2_LANES) return -2;
     c.quality16 = in[0] | in[1] << 8;
     if (c.quality16 < NSVQ_MIN_QUALITY16 || c.quality16 > NSVQ_MAX_QUALITY16) return -2;
-    if (!rans_open(&c.reader, in + HEAD_BYTES, size - HEAD_BYTES, in[2])) return -2;
+    if (!rans_open(&c.reader, in + HEAD_BYTES, size - HEAD_BYTES, in[2] & ~ALL_CLASSES)) return -2;
     if (coder_init(&c, s)) return -1;
+    if (in[2] & ALL_CLASSES) c.first_class = 0;
     get_z(&c);
     if (c.reader.bad) return -2;
     if (run_synthesis(&c)) return -1;
@@ -406,22 +411,23 @@ static int round_div(int a, int b) /* b > 0; halves away from 0 */
     return a < 0 ? -((-a + b / 2) / b) : (a + b / 2) / b;
 }
 
-/* Nearest residual, or the next towards 0 when that is cheaper by squared error + lambda * bits; in
- * steps, squares in 1/65536. */
-static int choose(const coder *c, int cls, int d, int step)
+/* Nearest residual, or the next towards 0 when that is cheaper by squared error + lambda * bits (*cost);
+ * in steps, squares in 1/65536. a: the distance from the mean, in 1/256 step. */
+static int choose(const coder *c, int cls, int a, bool negative, int64_t *cost_of)
 {
-    int a = abs(d) * 4096 / step, near = (a + 128) >> 8, best = 0;
+    int near = (a + 128) >> 8, best = 0;
     int64_t least = INT64_MAX;
 
     for (int k = near; k >= 0 && k >= near - 1; k--) {
         int err = a - (k << 8);
         int64_t cost = (int64_t)err * err +
-                       (int64_t)c->m->lambda50 * bits_of(c, cls, d < 0 ? -k : k) / 4;
+                       (int64_t)c->m->lambda50 * bits_of(c, cls, negative ? -k : k) / 4;
         if (cost > least) continue;
         least = cost;
         best = k;
     }
-    return d < 0 ? -best : best;
+    *cost_of = least;
+    return negative ? -best : best;
 }
 
 static void quantise(coder *c, const int16_t *mu, prior_position at)
@@ -431,10 +437,17 @@ static void quantise(coder *c, const int16_t *mu, prior_position at)
     const uint8_t *cls = c->cls + i * L;
     int16_t *r = c->residual + i * L;
 
-    for (size_t j = 0; j < L; j++)
-        r[j] = cls[j] < c->m->hyper.first_class
-                   ? 0
-                   : (int16_t)choose(c, cls[j], clamp_latent(y[j]) - mu[j], c->step[j]);
+    for (size_t j = 0; j < L; j++) {
+        int d = clamp_latent(y[j]) - mu[j], a = abs(d) * 4096 / c->step[j];
+        int64_t cost;
+        r[j] = (int16_t)choose(c, cls[j], a, d < 0, &cost);
+        if (cls[j] >= c->first_class) {
+            c->spent += cost;
+            continue;
+        }
+        c->skipping += (int64_t)a * a - cost;
+        r[j] = 0;
+    }
 }
 
 /* The last column and row go on to the end of their hyper-latent. */
@@ -494,12 +507,16 @@ int hyper_block_encode(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y, 
     if (make_z(&c) || run_synthesis(&c)) return -1;
     for (int r = 0; r < bh; r++) row_model(&c, r);
     for (int pass = 0; pass < NSVQ_N_PASSES; pass++) run_pass(&c, pass);
+    if (c.skipping > c.spent / 50) { // something unforeseen: code all of it
+        c.first_class = 0;
+        for (int pass = 0; pass < NSVQ_N_PASSES; pass++) run_pass(&c, pass);
+    }
     for (size_t i = 0; i < (size_t)bw * (size_t)bh * (size_t)c.n_latent; i++)
-        if (c.cls[i] >= e->m->hyper.first_class) put_residual(&c, c.cls[i], c.residual[i]);
+        if (c.cls[i] >= c.first_class) put_residual(&c, c.cls[i], c.residual[i]);
 
     out[0] = (uint8_t)quality16;
     out[1] = (uint8_t)(quality16 >> 8);
-    out[2] = (uint8_t)lanes;
+    out[2] = (uint8_t)(c.first_class ? lanes : lanes | ALL_CLASSES);
     *size = HEAD_BYTES + rans_encode(out + HEAD_BYTES, c.symbols, c.n_symbols, lanes);
     return 0;
 }

@@ -105,6 +105,26 @@ static nsvq_status page_load(nsvq_file *f, uint64_t i, page **out, nsvq_error *e
     return st;
 }
 
+void index_load(nsvq_file *f, uint64_t first, uint64_t last)
+{
+    enum { MOST = 128 };
+    uint64_t i = first / PAGE_ENTRIES, end = last / PAGE_ENTRIES + 1;
+    uint32_t n;
+
+    while (i < end && atomic_load(&f->pages[i])) i++;
+    while (end > i && atomic_load(&f->pages[end - 1])) end--;
+    if (end - i < 2 || end - i > MOST) return; // none is missing, or whoever needs one reads it
+    uint64_t at = index_page(&f->h, i, &n), stop = index_page(&f->h, end - 1, &n) + index_bytes(n);
+    uint8_t *bytes = malloc((size_t)(stop - at));
+    if (bytes && source_read(&f->src, at, bytes, (size_t)(stop - at), "index", NULL) == NSVQ_OK)
+        for (; i < end; i++) {
+            page *p;
+            uint64_t here = index_page(&f->h, i, &n);
+            if (page_parse(f, i, bytes + (here - at), &p, NULL) == NSVQ_OK) page_install(f, i, p);
+        }
+    free(bytes);
+}
+
 nsvq_status index_locate(nsvq_file *f, uint64_t e, uint64_t *offset, uint32_t *size,
                          nsvq_error *err)
 {

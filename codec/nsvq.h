@@ -126,6 +126,10 @@ typedef struct nsvq_source { /* positional: no cursor, callable from many thread
     void    *user;
     uint64_t size;
     int    (*read_at)(void *user, uint64_t offset, void *buf, size_t len); /* 0 = got all len */
+    /* NULL, or several ranges at once, for sources where a read takes long: sizes[i] bytes at
+     * offsets[i] go to bufs[i]. From one thread at a time. 0 = got all of all */
+    int    (*read_many)(void *user, size_t n, const uint64_t *offsets, const size_t *sizes,
+                        void *const *bufs);
 } nsvq_source;
 
 typedef struct nsvq_open_options { /* in every field 0 = default */
@@ -134,6 +138,8 @@ typedef struct nsvq_open_options { /* in every field 0 = default */
     const char       *model_path;      /* folders, ':'-separated, searched for <id>.nsvqm; default:
                                           the environment's NSVQ_MODEL_PATH, or the install folder */
     uint64_t          max_cache_bytes; /* of decoded latents, masks, exact samples; default 64 MiB */
+    uint64_t          max_gap;         /* bytes between blocks that are read rather than skipped;
+                                          default 8 KiB */
 } nsvq_open_options;
 
 /* How the bands of a group are coded. */
@@ -197,6 +203,9 @@ typedef struct nsvq_window {
     void    *pixels;         /* sample of bands[i] at (x + c, y + r): at this address
                                 + i * band_stride + r * row_stride + c * pixel_stride */
     ptrdiff_t pixel_stride, row_stride, band_stride; /* bytes */
+    uint32_t *filled;        /* NULL: damage fails. Else what depends on damaged or unreadable blocks
+                                becomes nodata, or 0 without; *filled: in how many pieces. If it is not
+                                0, err tells of one of the blocks although the call succeeds */
 } nsvq_window;
 
 /* Any window holds exactly what a read of the whole level holds there. Fails (NSVQ_E_CORRUPT, text
@@ -257,12 +266,17 @@ typedef struct nsvq_raster { /* what to encode: pulled by callbacks, from the ca
 typedef struct nsvq_encode_options { /* in every field 0 = default */
     size_t            struct_size;
     const nsvq_model *model;     /* default: a shipped one of the family */
-    int               family;    /* without model: 0 = the better one at the quality, 1 = vq, 2 = hyper */
+    int               family;    /* without model: 0 = vq below quality 10, hyper from there on; 1 = vq, 2 = hyper */
     double            quality;   /* 1..100, rounded to sixteenths; default 50 */
     int               n_threads; /* default 1; above 256 as 256 */
     int               embed;     /* 0 = when the library does not ship the model, 1 = always, 2 = never */
     uint32_t          max_group; /* bands of a lossless group: 1..64; default 32 */
     uint32_t          n_levels;  /* at most; 1: no overviews; default: down to one block */
+    /* Instead of a quality (one of the two; with lossy bands only): the nearest one that there is. The
+     * raster is read several times, and for a PSNR the compressed file is held in memory. */
+    double            rate;      /* bits per pixel of the whole file, all bands together */
+    double            psnr;      /* dB over all samples of lossy bands but nodata */
+    int               effort;    /* 1..9: time for smaller files; default 5 */
 } nsvq_encode_options;
 
 /* Writes a whole file into an empty sink; *bytes (may be NULL) receives its size. Consecutive runs of

@@ -5,6 +5,7 @@
  * pixels as far as the synthesis' halo and the joins between blocks reach: no other block is touched, so
  * no other block's damage can hurt. */
 #include "codec.h"
+#include "fetch.h"
 #include "join.h"
 
 #include <assert.h>
@@ -12,8 +13,8 @@
 enum {
     TILE = 1024,      /* pixels per side: the halo's cost against memory and threads */
     STRIP = 8,        /* tiles side by side before going down: keeps the halo's latents in the cache */
-    MERGE_GAP = 8192, /* bytes between two blocks that are read rather than skipped */
-    MERGE_MAX = 4 << 20
+    FETCH = 32 << 20, /* bytes of blocks that are read before any is decoded, about */
+    PIECE = 64        /* pixels per side of what damage is narrowed down to */
 };
 
 typedef struct buffer {
@@ -56,7 +57,9 @@ typedef struct job {
     box window;             /* in pixels */
     uint32_t tile;          /* pixels per side */
     box tiles;
-    pthread_mutex_t lock;   /* of the failure */
+    fetched bytes;          /* of the blocks of tiles first .. last - 1 */
+    size_t first, last;
+    pthread_mutex_t lock;   /* of the failure, and of the window's count */
     size_t failed_item;
     nsvq_status status;
     nsvq_error error;
@@ -160,56 +163,30 @@ static nsvq_status blocks_room(blocks *b, slot *s, box at, nsvq_error *err)
     return NSVQ_OK;
 }
 
-/* Loads entries of one read: bytes first .. first + size of the file, which hold all of them. */
-static void load_run(nsvq_file *f, slot *s, entry **e, size_t n, uint64_t first, size_t size)
+/* Loads entries that are this thread's to load; every one is published whatever happens. */
+static void load(nsvq_file *f, slot *s, const fetched *v, entry **e, size_t n)
 {
-    nsvq_error err;
-    nsvq_status st = NSVQ_OK;
-    uint8_t *bytes = reserve(&s->bytes, size);
-
-    if (!bytes) st = fail(&err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
-    if (st == NSVQ_OK) st = source_read(&f->src, first, bytes, size, "blocks", &err);
-    if (st == NSVQ_E_IO && n > 1) { // alone each, so that only those fail that cannot be read
-        for (size_t i = 0; i < n; i++) load_run(f, s, e + i, 1, e[i]->offset, e[i]->size);
-        return;
-    }
     for (size_t i = 0; i < n; i++) {
-        nsvq_status one = st;
-        if (st == NSVQ_E_IO) block_error(&err, st, e[i], &f->h, "cannot be read");
-        if (st == NSVQ_OK) one = block_parse(f, e[i], bytes + (e[i]->offset - first), s->scratch, &err);
-        cache_publish(&f->cache, e[i], one, &err);
-    }
-}
-
-/* Loads n entries that are this thread's to load, in the order of the index: few reads, and every
- * entry is published whatever happens. */
-static void load(nsvq_file *f, slot *s, entry **e, size_t n)
-{
-    size_t kept = 0;
-    nsvq_error err;
-
-    for (size_t i = 0; i < n; i++) {
+        nsvq_error err;
         nsvq_status st = index_locate(f, e[i]->number, &e[i]->offset, &e[i]->size, &err);
-        if (st != NSVQ_OK)
-            cache_publish(&f->cache, e[i], st, &err);
-        else
-            e[kept++] = e[i];
-    }
-    for (size_t i = 0, end; i < kept; i = end) {
-        uint64_t first = e[i]->offset, last = first + e[i]->size;
-        for (end = i + 1; end < kept; end++) {
-            if (e[end]->offset < last || e[end]->offset - last > MERGE_GAP ||
-                e[end]->offset + e[end]->size - first > MERGE_MAX)
-                break;
-            last = e[end]->offset + e[end]->size;
+        const uint8_t *bytes = fetch_get(v, e[i]);
+        if (st == NSVQ_OK && e[i]->size && !bytes) { // nobody thought that it was needed, or it failed
+            uint8_t *own = reserve(&s->bytes, e[i]->size);
+            if (!own)
+                st = fail(&err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+            else if ((st = source_read(&f->src, e[i]->offset, own, e[i]->size, "blocks", &err)) == NSVQ_E_IO)
+                block_error(&err, st, e[i], &f->h, "cannot be read");
+            bytes = own;
         }
-        load_run(f, s, e + i, end - i, first, (size_t)(last - first));
+        if (st == NSVQ_OK) st = block_parse(f, e[i], bytes, s->scratch, &err);
+        cache_publish(&f->cache, e[i], st, &err);
     }
 }
 
 /* Fills b->entry with the entries numbered number[0 .. n), referenced and ready; on failure with
  * none. */
-static nsvq_status blocks_get(blocks *b, nsvq_file *f, slot *s, size_t n, nsvq_error *err)
+static nsvq_status blocks_get(blocks *b, nsvq_file *f, slot *s, const fetched *v, size_t n,
+                              nsvq_error *err)
 {
     entry **mine = b->entry + b->n;
     size_t n_mine = 0;
@@ -218,7 +195,7 @@ static nsvq_status blocks_get(blocks *b, nsvq_file *f, slot *s, size_t n, nsvq_e
     if (st != NSVQ_OK) return fail(err, st, NO_OFFSET, "no memory");
     for (size_t i = 0; i < n; i++)
         if (b->mine[i]) mine[n_mine++] = b->entry[i];
-    load(f, s, mine, n_mine);
+    load(f, s, v, mine, n_mine);
     for (size_t i = 0; i < n; i++) {
         nsvq_status one = cache_wait(&f->cache, b->entry[i], st == NSVQ_OK ? err : NULL);
         if (st == NSVQ_OK) st = one;
@@ -239,6 +216,15 @@ typedef struct tile {
     ptrdiff_t stride;
     int n_channels;
 } tile;
+
+/* Latents around its own that a tile depends on. */
+static uint32_t halo_of(const tile *t)
+{
+    const nsvq_model *m = t->j->d->f->model;
+    uint32_t reach = m->desc.family == NSVQ_FAMILY_VQ ? JOIN_REACH : 0;
+
+    return (uint32_t)nsvq_engine_synthesis_halo(m->engine) + reach;
+}
 
 /* The latents of the tile's whole level. */
 static box level_latents(const tile *t)
@@ -558,19 +544,39 @@ static nsvq_status plain_room(tile *t, nsvq_error *err)
     return t->samples ? NSVQ_OK : fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
 }
 
+/* The latents that the tile's pixels depend on, if they are all stored. */
+static box latents_around(const tile *t)
+{
+    return grown(cells_of(t->at, t->j->d->f->model->desc.stride), halo_of(t), level_latents(t));
+}
+
+/* Room for the tile's blocks, and in b->number the n entries that it depends on. */
+static nsvq_status tile_needs(tile *t, blocks *b, size_t *n, nsvq_error *err)
+{
+    const header *h = &t->j->d->f->h;
+    bool lossy = is_lossy(&h->groups[t->g]);
+    box at = lossy ? cells_of(latents_around(t), BLOCK / t->j->d->f->model->desc.stride) : cells_of(t->at, BLOCK);
+    nsvq_status st = blocks_room(b, t->s, at, err);
+
+    if (st != NSVQ_OK) return st;
+    if (lossy) return find_needed(t, b, halo_of(t), n, err);
+    *n = 0;
+    for (cell c = {.level = t->j->w->level, .g = t->g, .by = at.y0}; c.by < at.y1; c.by++)
+        for (c.bx = at.x0; c.bx < at.x1; c.bx++) b->number[(*n)++] = index_entry(h, c);
+    return NSVQ_OK;
+}
+
 static nsvq_status plain_tile(tile *t, nsvq_error *err)
 {
     nsvq_file *f = t->j->d->f;
     bool is_mask = f->h.groups[t->g].coding == CODING_MASK;
     blocks b;
+    size_t n;
     nsvq_status st = is_mask ? plain_room(t, err) : NSVQ_OK;
 
-    if (st == NSVQ_OK) st = blocks_room(&b, t->s, cells_of(t->at, BLOCK), err);
+    if (st == NSVQ_OK) st = tile_needs(t, &b, &n, err);
+    if (st == NSVQ_OK) st = blocks_get(&b, f, t->s, &t->j->bytes, n, err);
     if (st != NSVQ_OK) return st;
-    size_t i = 0;
-    for (cell c = {.level = t->j->w->level, .g = t->g, .by = b.at.y0}; c.by < b.at.y1; c.by++)
-        for (c.bx = b.at.x0; c.bx < b.at.x1; c.bx++) b.number[i++] = index_entry(&f->h, c);
-    if ((st = blocks_get(&b, f, t->s, b.n, err)) != NSVQ_OK) return st;
     st = each_block(t, &b, is_mask ? put_mask : put_exact, err);
     blocks_release(&b, f);
     return st;
@@ -580,24 +586,19 @@ static nsvq_status lossy_tile(tile *t, nsvq_error *err)
 {
     nsvq_file *f = t->j->d->f;
     const group *g = &f->h.groups[t->g];
-    const nsvq_model_desc *m = &f->model->desc;
-    uint32_t reach = m->family == NSVQ_FAMILY_VQ ? JOIN_REACH : 0;
-    uint32_t halo = (uint32_t)nsvq_engine_synthesis_halo(f->model->engine) + reach;
-    box around = grown(cells_of(t->at, m->stride), halo, level_latents(t));
     size_t n;
     blocks b;
-    nsvq_status st = blocks_room(&b, t->s, cells_of(around, BLOCK / m->stride), err);
+    nsvq_status st = tile_needs(t, &b, &n, err);
 
     if (st != NSVQ_OK) return st;
-    if ((st = find_needed(t, &b, halo, &n, err)) != NSVQ_OK) return st;
     if (!n) {
         if ((st = plain_room(t, err)) != NSVQ_OK) return st;
         put_all(t, t->at, (uint8_t)g->nodata);
         return NSVQ_OK;
     }
-    if ((st = blocks_get(&b, f, t->s, n, err)) != NSVQ_OK) return st;
+    if ((st = blocks_get(&b, f, t->s, &t->j->bytes, n, err)) != NSVQ_OK) return st;
     spread(&b, &f->h, n);
-    st = synthesise(t, &b, around, err);
+    st = synthesise(t, &b, latents_around(t), err);
     if (st == NSVQ_OK && g->coding == NSVQ_CODING_VQ1) make_grey(t);
     if (st == NSVQ_OK) st = each_block(t, &b, put_lossy, err);
     blocks_release(&b, f);
@@ -644,23 +645,86 @@ static box tile_box(const job *j, size_t i)
     return intersect(scaled((box){x, y, x + 1, y + 1}, j->tile), j->window);
 }
 
-static int run_task(void *user, int thread, size_t item)
+static nsvq_status do_tile(tile *t, nsvq_error *err)
+{
+    bool lossy = is_lossy(&t->j->d->f->h.groups[t->g]);
+    nsvq_status st = lossy ? lossy_tile(t, err) : plain_tile(t, err);
+
+    if (st == NSVQ_OK) put_samples(t);
+    return st;
+}
+
+/* Nodata, or 0, in the tile's part of the caller's pixels. */
+static void fill_tile(const tile *t)
+{
+    const nsvq_window *w = t->j->w;
+    const header *h = &t->j->d->f->h;
+    const group *g = &h->groups[t->g];
+    bool dataset_mask = t->j->mask && !h->band_masks;
+    size_t bytes = t->j->mask ? 1 : group_bytes(g);
+
+    for (uint32_t i = 0; i < w->n_bands || (dataset_mask && !i); i++) {
+        uint32_t band = dataset_mask ? 0 : requested(w, i) - g->first_band;
+        if (band >= (t->j->mask ? 1 : g->n_bands)) continue;
+        for (size_t part = 0; part <= g->complex; part++)
+            for (uint32_t y = t->at.y0; y < t->at.y1; y++)
+                copy_samples(wanted_at(w, i, t->at.x0, y) + part * bytes, w->pixel_stride,
+                             (const uint8_t *)&g->nodata, 0, t->at.x1 - t->at.x0, bytes);
+    }
+}
+
+static bool is_damage(nsvq_status st)
+{
+    return st == NSVQ_E_CORRUPT || st == NSVQ_E_IO;
+}
+
+/* What can be read of a tile that failed so, in ever smaller pieces; the rest is filled. */
+static nsvq_status salvage(tile t, nsvq_status st, const nsvq_error *why)
+{
+    job *j = t.j;
+    uint32_t unit = st == NSVQ_E_IO || !is_lossy(&j->d->f->h.groups[t.g]) ? BLOCK : PIECE;
+    box all = t.at, cells = cells_of(all, unit);
+    nsvq_error err;
+
+    if (cells.x1 - cells.x0 == 1 && cells.y1 - cells.y0 == 1) {
+        fill_tile(&t);
+        pthread_mutex_lock(&j->lock);
+        if (!(*j->w->filled)++) j->error = *why;
+        pthread_mutex_unlock(&j->lock);
+        return NSVQ_OK;
+    }
+    uint32_t x = (cells.x0 + cells.x1 + 1) / 2, y = (cells.y0 + cells.y1 + 1) / 2;
+    for (int i = 0; i < 4; i++) {
+        box quarter = {i & 1 ? x : cells.x0, i & 2 ? y : cells.y0, i & 1 ? cells.x1 : x, i & 2 ? cells.y1 : y};
+        if (quarter.x0 == quarter.x1 || quarter.y0 == quarter.y1) continue;
+        t.at = intersect(scaled(quarter, unit), all);
+        nsvq_status one = do_tile(&t, &err);
+        if (is_damage(one)) one = salvage(t, one, &err);
+        if (one != NSVQ_OK) return one;
+    }
+    return NSVQ_OK;
+}
+
+static tile tile_of(job *j, int thread, size_t item)
+{
+    return (tile){.j = j, .s = &j->d->slots[thread], .at = tile_box(j, item / j->n_groups),
+                  .g = j->groups[item % j->n_groups]};
+}
+
+static int run_task(void *user, int thread, size_t i)
 {
     job *j = user;
+    size_t item = j->first + i;
     nsvq_error err = {NO_OFFSET, ""};
-    tile t = {.j = j, .s = &j->d->slots[thread], .at = tile_box(j, item / j->n_groups),
-              .g = j->groups[item % j->n_groups]};
+    tile t = tile_of(j, thread, item);
     nsvq_status st = NSVQ_OK;
 
     assert(t.at.x0 < t.at.x1 && t.at.y0 < t.at.y1);
     if (!t.s->scratch && !(t.s->scratch = nsvq_scratch_create()))
         st = fail(&err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
-    if (st == NSVQ_OK)
-        st = is_lossy(&j->d->f->h.groups[t.g]) ? lossy_tile(&t, &err) : plain_tile(&t, &err);
-    if (st == NSVQ_OK) {
-        put_samples(&t);
-        return 0;
-    }
+    if (st == NSVQ_OK) st = do_tile(&t, &err);
+    if (is_damage(st) && j->w->filled) st = salvage(t, st, &err);
+    if (st == NSVQ_OK) return 0;
     pthread_mutex_lock(&j->lock);
     if (item < j->failed_item) {
         j->failed_item = item;
@@ -669,6 +733,38 @@ static int run_task(void *user, int thread, size_t item)
     }
     pthread_mutex_unlock(&j->lock);
     return 1;
+}
+
+/* Reads the blocks of some tiles from j->first on, and sets j->last behind them. What fails here fails
+ * again, and is told, where it is needed. */
+static void fetch_tiles(job *j, size_t n)
+{
+    nsvq_file *f = j->d->f;
+    uint64_t offset, bytes = 0;
+    uint32_t size;
+    size_t k;
+    blocks b;
+
+    for (j->last = j->first; j->last < n && bytes < FETCH; j->last++) {
+        tile t = tile_of(j, 0, j->last);
+        if (tile_needs(&t, &b, &k, NULL) != NSVQ_OK) continue;
+        for (size_t i = 0; i < k; i++) {
+            fetch_want(&j->bytes, b.number[i]);
+            if (index_locate(f, b.number[i], &offset, &size, NULL) == NSVQ_OK) bytes += size;
+        }
+    }
+    fetch_all(&j->bytes, f);
+}
+
+/* The index pages of the window and one block around it, in one read. */
+static void load_pages(const job *j)
+{
+    nsvq_file *f = j->d->f;
+    const grid *v = &f->h.levels[j->w->level];
+    box at = grown(cells_of(j->window, BLOCK), 1, (box){0, 0, v->blocks_x, v->blocks_y});
+
+    index_load(f, index_entry(&f->h, (cell){j->w->level, at.x0, at.y0, 0}),
+               index_entry(&f->h, (cell){j->w->level, at.x1 - 1, at.y1 - 1, f->h.n_groups - 1}));
 }
 
 static nsvq_status run_job(job *j, nsvq_error *err)
@@ -686,10 +782,16 @@ static nsvq_status run_job(job *j, nsvq_error *err)
     }
     j->failed_item = SIZE_MAX;
     j->status = NSVQ_OK;
+    if (w->filled) *w->filled = 0;
     if (pthread_mutex_init(&j->lock, NULL)) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
-    pool_run(j->d->n_threads, n * j->n_groups, run_task, j);
+    load_pages(j);
+    for (j->first = 0; j->first < n * j->n_groups && j->status == NSVQ_OK; j->first = j->last) {
+        fetch_tiles(j, n * j->n_groups);
+        pool_run(j->d->n_threads, j->last - j->first, run_task, j);
+    }
+    fetch_free(&j->bytes);
     pthread_mutex_destroy(&j->lock);
-    if (j->status != NSVQ_OK && err) *err = j->error;
+    if ((j->status != NSVQ_OK || (w->filled && *w->filled)) && err) *err = j->error;
     return j->status;
 }
 

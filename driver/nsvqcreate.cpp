@@ -16,7 +16,10 @@ namespace
 
 struct CreateOptions {
     double dfQuality = 0; // 0: the library's default
+    double dfRate = 0;    // instead of a quality
+    double dfPSNR = 0;    // instead of a quality
     int nFamily = 0;      // as in nsvq_encode_options
+    int nEffort = 0;      // as in nsvq_encode_options
     int nThreads = 1;
     int nEmbed = 0; // as in nsvq_encode_options
     bool bLossless = false; // asked for
@@ -116,6 +119,15 @@ static bool LoadModel(const char *pszModel, NSVQModelPtr &psModel)
     return eStatus == NSVQ_OK;
 }
 
+/* RATE and PSNR: positive numbers, instead of QUALITY. */
+static bool ParseTarget(CSLConstList papszOptions, const char *pszName, double &dfTarget)
+{
+    const char *pszValue = CSLFetchNameValue(papszOptions, pszName);
+    if (!pszValue) return true;
+    dfTarget = CPLGetValueType(pszValue) == CPL_VALUE_STRING ? 0 : CPLAtof(pszValue);
+    return (dfTarget > 0 && dfTarget <= 1000) || IllegalOption(pszName, pszValue, "a number above 0");
+}
+
 static bool ParseOptions(CSLConstList papszOptions, CreateOptions &oOptions)
 {
     if (!NSVQGetNumThreads(papszOptions, oOptions.nThreads)) return false;
@@ -129,6 +141,18 @@ static bool ParseOptions(CSLConstList papszOptions, CreateOptions &oOptions)
         oOptions.dfQuality = dfQuality;
         oOptions.bLossless = dfQuality == 100;
         oOptions.bLossy = dfQuality < 100;
+    }
+    if (!ParseTarget(papszOptions, "RATE", oOptions.dfRate)) return false;
+    if (!ParseTarget(papszOptions, "PSNR", oOptions.dfPSNR)) return false;
+    if ((pszQuality != nullptr) + (oOptions.dfRate > 0) + (oOptions.dfPSNR > 0) > 1) {
+        CPLError(CE_Failure, CPLE_IllegalArg, "only one of QUALITY, RATE and PSNR can be asked for");
+        return false;
+    }
+    if (oOptions.dfRate > 0 || oOptions.dfPSNR > 0) oOptions.bLossy = true;
+    const char *pszEffort = CSLFetchNameValue(papszOptions, "EFFORT");
+    if (pszEffort) {
+        oOptions.nEffort = strlen(pszEffort) == 1 ? atoi(pszEffort) : 0;
+        if (oOptions.nEffort < 1) return IllegalOption("EFFORT", pszEffort, "a whole number from 1 to 9");
     }
     const char *pszFamily = CSLFetchNameValueDef(papszOptions, "FAMILY", "AUTO");
     if (EQUAL(pszFamily, "VQ")) oOptions.nFamily = 1;
@@ -553,6 +577,9 @@ static bool Encode(const char *pszTemporary, const char *pszFilename, const nsvq
     sOptions.model = oOptions.psModel.get();
     sOptions.family = oOptions.nFamily;
     sOptions.quality = oOptions.dfQuality;
+    sOptions.effort = oOptions.nEffort;
+    sOptions.rate = oOptions.dfRate;
+    sOptions.psnr = oOptions.dfPSNR;
     sOptions.n_threads = oOptions.nThreads;
     sOptions.embed = oOptions.nEmbed;
     sOptions.n_levels = oOptions.bOverviews ? 0 : 1;

@@ -13,6 +13,7 @@
 #include <numeric>
 
 constexpr size_t kMaxTemporaryBytes = 256 << 20; // of a direct read into another type
+constexpr uint64_t kRemoteGap = 128 << 10;       // costs less than one more request
 constexpr int kBlocksPerRead = 64;               // enough to keep many threads busy
 
 struct VSIReleaser {
@@ -34,7 +35,7 @@ void NSVQError(nsvq_status eStatus, const nsvq_error &sError, const char *pszDoi
 {
     CPLErrorNum nNum = CPLE_AppDefined;
     if (eStatus == NSVQ_E_NOMEM) nNum = CPLE_OutOfMemory;
-    if (eStatus == NSVQ_E_IO) nNum = CPLE_FileIO;
+    if (eStatus == NSVQ_E_IO || eStatus == NSVQ_E_CORRUPT) nNum = CPLE_FileIO;
     if (eStatus == NSVQ_E_UNSUPPORTED) nNum = CPLE_NotSupported;
     if (eStatus == NSVQ_E_NO_MODEL) nNum = CPLE_OpenFailed;
     if (eStatus == NSVQ_E_CANCELLED) nNum = CPLE_UserInterrupt;
@@ -191,7 +192,13 @@ bool NSVQDataset::OpenFile(GDALOpenInfo *poOpenInfo, const nsvq_model *psModel)
 {
     if (!NSVQGetNumThreads(poOpenInfo->papszOpenOptions, m_nThreads)) return false;
 
-    m_poSource = std::make_unique<NSVQSource>(poOpenInfo->fpL);
+    const char *pszOnError = CSLFetchNameValueDef(poOpenInfo->papszOpenOptions, "ON_ERROR", "FAIL");
+    m_bTolerant = EQUAL(pszOnError, "NODATA");
+    if (!m_bTolerant && !EQUAL(pszOnError, "FAIL")) {
+        CPLError(CE_Failure, CPLE_IllegalArg, "ON_ERROR=%s: must be FAIL or NODATA", pszOnError);
+        return false;
+    }
+    m_poSource = std::make_unique<NSVQSource>(poOpenInfo->fpL, poOpenInfo->pszFilename);
     poOpenInfo->fpL = nullptr;
     nsvq_source sSource{};
     if (!m_poSource->Get(sSource)) {
@@ -206,6 +213,7 @@ bool NSVQDataset::OpenFile(GDALOpenInfo *poOpenInfo, const nsvq_model *psModel)
     sOptions.model_path = osModelPath.empty() ? nullptr : osModelPath.c_str();
     // Beside GDAL's cache of pixels; a mosaic opens hundreds of files.
     sOptions.max_cache_bytes = std::clamp<GUIntBig>(GDALGetCacheMax64() / 16, 1 << 20, 64 << 20);
+    if (!m_poSource->IsLocal()) sOptions.max_gap = kRemoteGap;
     nsvq_error sError{UINT64_MAX, ""};
     nsvq_file *psFile = nullptr;
     const nsvq_status eStatus = nsvq_open(&psFile, &sSource, &sOptions, &sError);
@@ -214,7 +222,6 @@ bool NSVQDataset::OpenFile(GDALOpenInfo *poOpenInfo, const nsvq_model *psModel)
         return false;
     }
     m_psFile.reset(psFile);
-    m_poSource->AllowParallelReads();
     m_sInfo.struct_size = sizeof(m_sInfo);
     nsvq_get_info(psFile, &m_sInfo);
 
@@ -466,6 +473,13 @@ static void SetCRS(OGRSpatialReference &oSRS, const std::string &osWKT)
     CPLErrorHandlerPusher oPusher(CPLQuietErrorHandler);
     const OGRErr eErr = oSRS.importFromWkt(osWKT.c_str());
     if (eErr != OGRERR_NONE) oSRS.Clear();
+    // WKT2 names the parts of a CRS that has a code by that code alone; others want theirs too.
+    const char *pszAuthority = oSRS.GetAuthorityName(nullptr);
+    const char *pszCode = oSRS.GetAuthorityCode(nullptr);
+    OGRSpatialReference oFull;
+    if (pszAuthority && pszCode && EQUAL(pszAuthority, "EPSG") &&
+        oFull.importFromEPSG(atoi(pszCode)) == OGRERR_NONE && oFull.IsSame(&oSRS))
+        oSRS = oFull;
     oSRS.SetAxisMappingStrategy(OAMS_TRADITIONAL_GIS_ORDER);
 }
 
@@ -718,14 +732,22 @@ nsvq_decoder *NSVQDataset::GetDecoder()
     return m_psDecoder.get();
 }
 
-bool NSVQDataset::ReadPixels(const nsvq_window &sWindow, bool bMask, bool bQuiet)
+bool NSVQDataset::ReadPixels(nsvq_window sWindow, bool bMask, bool bQuiet)
 {
+    NSVQDataset *poBase = GetLevel(0);
     nsvq_decoder *psDecoder = GetDecoder();
     if (!psDecoder) return false;
     nsvq_error sError{UINT64_MAX, ""};
+    uint32_t nFilled = 0;
+    if (poBase->m_bTolerant) sWindow.filled = &nFilled;
     const nsvq_status eStatus = bMask ? nsvq_read_mask(psDecoder, &sWindow, &sError)
                                       : nsvq_read(psDecoder, &sWindow, &sError);
     if (eStatus != NSVQ_OK && !bQuiet) NSVQError(eStatus, sError, GetDescription());
+    if (nFilled > 0 && !poBase->m_bToldOfDamage) {
+        poBase->m_bToldOfDamage = true;
+        CPLError(CE_Warning, CPLE_FileIO, "%s: %s (at byte " CPL_FRMT_GUIB "): nodata instead",
+                 GetDescription(), sError.text, static_cast<GUIntBig>(sError.offset));
+    }
     return eStatus == NSVQ_OK;
 }
 
@@ -751,8 +773,8 @@ static bool IsCached(GDALRasterBand *poBand, int nBX, int nBY)
 }
 
 /* Decodes blocks nBX0 .. nBX1 - 1 of block row nBY at once, all bands of a group, and puts them
- * into the block cache, if it has room for them. Where pOwnBlock is given, that of nOwnBand goes
- * there instead: GDAL is loading it. */
+ * into the block cache, if it has room for them. Where pOwnBlock is given, the first block of
+ * nOwnBand goes there instead: GDAL is loading it. */
 CPLErr NSVQDataset::ReadBlocks(int iGroup, int nBY, int nBX0, int nBX1, bool bQuiet, int nOwnBand,
                                void *pOwnBlock)
 {
@@ -791,7 +813,7 @@ CPLErr NSVQDataset::ReadBlocks(int iGroup, int nBY, int nBX0, int nBX1, bool bQu
             GDALRasterBand *poBand = GetRasterBand(static_cast<int>(anBands[i]) + 1);
             GDALRasterBlock *poBlock = nullptr;
             GByte *pabyOut = static_cast<GByte *>(pOwnBlock);
-            if (!pOwnBlock || poBand->GetBand() != nOwnBand) {
+            if (!pOwnBlock || poBand->GetBand() != nOwnBand || nBX != nBX0) {
                 if (IsCached(poBand, nBX, nBY)) continue;
                 poBlock = poBand->GetLockedBlockRef(nBX, nBY, TRUE);
                 if (!poBlock) return CE_Failure;
@@ -991,8 +1013,34 @@ NSVQBand::NSVQBand(NSVQDataset *poDSIn, int nBandIn, int iGroup) : m_iGroup(iGro
 
 CPLErr NSVQBand::IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage)
 {
-    return Owner()->ReadBlocks(m_iGroup, nBlockYOff, nBlockXOff, nBlockXOff + 1, false, nBand,
-                               pImage);
+    const int nEnd = Owner()->GetAdvisedEnd(this, nBlockXOff, nBlockYOff);
+    return Owner()->ReadBlocks(m_iGroup, nBlockYOff, nBlockXOff, nEnd, false, nBand, pImage);
+}
+
+CPLErr NSVQDataset::AdviseRead(int nXOff, int nYOff, int nXSize, int nYSize, int nBufXSize,
+                               int nBufYSize, GDALDataType, int, NSVQ_BAND_LIST, NSVQ_CSL)
+{
+    if (nBufXSize == nXSize && nBufYSize == nYSize) m_oAdvised = {nXOff, nYOff, nXSize, nYSize};
+    return CE_None;
+}
+
+/* One past the last block that is worth reading together with this one. */
+int NSVQDataset::GetAdvisedEnd(GDALRasterBand *poBand, int nBX, int nBY)
+{
+    const int nBlock = static_cast<int>(m_sInfo.block_size);
+    const Window &oWin = m_oAdvised;
+    int nEnd = nBX + 1;
+    if (oWin.nW == 0 || nBY < oWin.nY / nBlock || nBY > (oWin.nY + oWin.nH - 1) / nBlock ||
+        nBX < oWin.nX / nBlock)
+        return nEnd;
+    const NSVQGroup &oGroup = m_aoGroups[static_cast<NSVQBand *>(poBand)->m_iGroup];
+    const GIntBig nBytes = GIntBig(nBlock) * nBlock * oGroup.nCount *
+                           static_cast<GIntBig>(nsvq_type_bytes(oGroup.eType));
+    const GIntBig nMost = std::min<GIntBig>(kBlocksPerRead, GDALGetCacheMax64() / 8 / nBytes);
+    while (nEnd <= (oWin.nX + oWin.nW - 1) / nBlock && nEnd - nBX < nMost &&
+           !IsCached(poBand, nEnd, nBY))
+        nEnd++;
+    return nEnd;
 }
 
 CPLErr NSVQBand::IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize,

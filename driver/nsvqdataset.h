@@ -50,22 +50,24 @@ GDALDataset *NSVQCreate(const char *pszFilename, int nXSize, int nYSize, int nBa
 class NSVQSource final
 {
   public:
-    explicit NSVQSource(VSILFILE *fp) : m_fp(fp)
-    {
-    }
+    NSVQSource(VSILFILE *fp, const char *pszFilename);
     ~NSVQSource();
-    /* From now on reads may go past GDAL's cache of remote files, which serves the small reads of
-     * opening but only one thread. */
-    void AllowParallelReads();
+    bool IsLocal() const
+    {
+        return m_bLocal;
+    }
     /* As the library wants it; valid as long as this object. False when the size is unknown. */
     bool Get(nsvq_source &sSource);
 
   private:
     static int ReadAt(void *pUser, uint64_t nOffset, void *pBuffer, size_t nBytes);
+    static int ReadMany(void *pUser, size_t nRanges, const uint64_t *panOffsets,
+                        const size_t *panSizes, void *const *papBuffers);
     size_t Read(uint64_t nOffset, void *pBuffer, size_t nBytes);
 
     VSILFILE *m_fp;
-    bool m_bParallel = false;
+    const bool m_bLocal;
+    const bool m_bParallel; // by several threads, at places
     std::mutex m_oMutex{}; // around seek + read, where reads are not parallel
     CPL_DISALLOW_COPY_ASSIGN(NSVQSource)
 };
@@ -149,6 +151,10 @@ class NSVQDataset final : public GDALPamDataset
     CPLErr SetSpatialRef(const OGRSpatialReference *poSRS) override;
     CPLErr SetGCPs(int nCount, const GDAL_GCP *pasGCPs, const OGRSpatialReference *poSRS) override;
     CPLErr CreateMaskBand(int nFlags) override;
+    /* Blocks of the window that are then read one by one come with those to the right of them. */
+    CPLErr AdviseRead(int nXOff, int nYOff, int nXSize, int nYSize, int nBufXSize, int nBufYSize,
+                      GDALDataType eBufType, int nBandCount, NSVQ_BAND_LIST panBandList,
+                      NSVQ_CSL papszOptions) override;
 
   protected:
     CPLErr IBuildOverviews(const char *pszResampling, int nOverviews, NSVQ_INT_LIST panOverviews,
@@ -185,7 +191,8 @@ class NSVQDataset final : public GDALPamDataset
     void SetStructureMetadata();
 
     nsvq_decoder *GetDecoder();
-    bool ReadPixels(const nsvq_window &sWindow, bool bMask, bool bQuiet);
+    bool ReadPixels(nsvq_window sWindow, bool bMask, bool bQuiet);
+    int GetAdvisedEnd(GDALRasterBand *poBand, int nBX, int nBY);
     CPLErr ReadBlocks(int iGroup, int nBY, int nBX0, int nBX1, bool bQuiet, int nOwnBand,
                       void *pOwnBlock);
     GDALDataType GetTypeOf(int nBandCount, const int *panBandMap);
@@ -204,6 +211,9 @@ class NSVQDataset final : public GDALPamDataset
     std::vector<std::unique_ptr<NSVQDataset>> m_apoLevels{}; // made when asked for; [0] is empty
     bool m_bHideLevels = false;      // while and since external overviews are built
     int m_nThreads = 1;
+    bool m_bTolerant = false; // ON_ERROR=NODATA
+    bool m_bToldOfDamage = false;
+    Window m_oAdvised{0, 0, 0, 0};
     std::vector<NSVQGroup> m_aoGroups{};
 
     OGRSpatialReference m_oSRS{};

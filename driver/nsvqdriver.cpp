@@ -9,6 +9,10 @@ static const char kOpenOptions[] =
     "<OpenOptionList>"
     "  <Option name='NUM_THREADS' type='string' default='ALL_CPUS' "
     "description='Threads that decode: a number or ALL_CPUS. GDAL_NUM_THREADS when not set'/>"
+    "  <Option name='ON_ERROR' type='string-select' default='FAIL' description='What becomes of pixels "
+    "that depend on damaged or unreadable blocks: a failure, or nodata (0 without) and a warning'>"
+    "    <Value>FAIL</Value><Value>NODATA</Value>"
+    "  </Option>"
     "</OpenOptionList>";
 
 static const char kTypes[] = "Byte "
@@ -23,6 +27,12 @@ static const char kCreationOptions[] =
     "  <Option name='QUALITY' type='float' min='1' max='100' default='50' "
     "description='Quality of the lossy bands: higher is better and larger, 100 is lossless. Only "
     "Byte has a lossy coding'/>"
+    "  <Option name='RATE' type='float' min='0' "
+    "description='Instead of QUALITY: bits per pixel of the file. Encodes several times'/>"
+    "  <Option name='PSNR' type='float' min='0' "
+    "description='Instead of QUALITY: dB over all lossy samples. Encodes and decodes several times'/>"
+    "  <Option name='EFFORT' type='int' min='1' max='9' default='5' "
+    "description='Time that the encoder takes for smaller files'/>"
     "  <Option name='FAMILY' type='string-select' default='AUTO' "
     "description='Family of the model. AUTO: the one that needs fewer bytes at the quality, VQ at "
     "the lowest rates'>"

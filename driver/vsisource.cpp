@@ -3,14 +3,18 @@
 
 #include "cpl_vsi_virtual.h"
 
+#include <climits>
+
 NSVQSource::~NSVQSource()
 {
     VSIFCloseL(m_fp);
 }
 
-void NSVQSource::AllowParallelReads()
+NSVQSource::NSVQSource(VSILFILE *fp, const char *pszFilename)
+    : m_fp(fp), m_bLocal(VSIIsLocal(pszFilename)),
+      // Positional reads of remote files open a connection each.
+      m_bParallel(m_bLocal && reinterpret_cast<VSIVirtualHandle *>(fp)->HasPRead())
 {
-    m_bParallel = reinterpret_cast<VSIVirtualHandle *>(m_fp)->HasPRead();
 }
 
 bool NSVQSource::Get(nsvq_source &sSource)
@@ -19,7 +23,22 @@ bool NSVQSource::Get(nsvq_source &sSource)
     sSource.user = this;
     sSource.size = VSIFTellL(m_fp);
     sSource.read_at = ReadAt;
+    sSource.read_many = m_bLocal ? nullptr : ReadMany;
     return true;
+}
+
+/* All ranges together, over connections that stay open. */
+int NSVQSource::ReadMany(void *pUser, size_t nRanges, const uint64_t *panOffsets,
+                         const size_t *panSizes, void *const *papBuffers)
+{
+    CPLErrorHandlerPusher oPusher(CPLQuietErrorHandler);
+    NSVQSource *poSource = static_cast<NSVQSource *>(pUser);
+    if (nRanges > INT_MAX) return -1;
+    std::vector<vsi_l_offset> anOffsets(panOffsets, panOffsets + nRanges);
+    std::vector<void *> apBuffers(papBuffers, papBuffers + nRanges);
+    std::lock_guard<std::mutex> oLock(poSource->m_oMutex);
+    return VSIFReadMultiRangeL(static_cast<int>(nRanges), apBuffers.data(), anOffsets.data(),
+                               panSizes, poSource->m_fp);
 }
 
 size_t NSVQSource::Read(uint64_t nOffset, void *pBuffer, size_t nBytes)

@@ -100,6 +100,44 @@ def test_whole_reads_fail_with_a_clear_error(good):
     gdal.Unlink("/vsimem/damaged.nsvq")
 
 
+@pytest.mark.parametrize("lossy", [False, True])
+@pytest.mark.parametrize("nodata", [None, 7])
+def test_on_error_nodata(lossy, nodata):
+    """What does not depend on a damaged block is right, the rest is nodata or 0, and one warning tells."""
+    ds = memory(np.maximum(picture(1700, 1100), 8))
+    for b in range(3):
+        if nodata is not None:
+            ds.GetRasterBand(b + 1).SetNoDataValue(nodata)
+    path = copy("/vsimem/holes.nsvq", ds, *([] if lossy else ["LOSSLESS=YES"]))
+    whole, data = reopen(path).ReadAsArray(), load(path)
+    corrupt = bytearray(data)
+    for at in range(len(data) // 2, len(data) // 2 + 40):
+        corrupt[at] ^= 0x55
+    gdal.FileFromMemBuffer("/vsimem/damaged.nsvq", bytes(corrupt))
+    for threads in "12":
+        ds = reopen("/vsimem/damaged.nsvq", "ON_ERROR=NODATA", "NUM_THREADS=" + threads)
+        with errors() as found:
+            got = ds.ReadAsArray()
+            again = ds.ReadAsArray(400, 300, 800, 700)
+        assert [(cls, num) for cls, num, _ in found] == [(gdal.CE_Warning, gdal.CPLE_FileIO)]
+        assert "block (" in found[0][2] and "damaged.nsvq" in found[0][2]
+        holes = (got == (nodata or 0)).all(0)
+        assert holes.any() and np.array_equal(got[:, ~holes], whole[:, ~holes])
+        least, most = (512 * 512, 512 * 512) if not lossy else (512 * 512, 1000 * 1000)
+        assert least <= holes.sum() <= most or holes.sum() == 164 * 512 or lossy
+        assert np.array_equal(again, got[:, 300:1000, 400:1200])
+    ds = reopen("/vsimem/damaged.nsvq")
+    with errors() as found:
+        assert ds.ReadAsArray() is None
+    assert failures(found) == [gdal.CPLE_FileIO] and "block (" in found[0][2] and "damaged.nsvq" in found[0][2]
+    with errors() as found:
+        assert gdal.OpenEx("/vsimem/damaged.nsvq", gdal.OF_VERBOSE_ERROR, open_options=["ON_ERROR=MAYBE"]) is None
+    assert gdal.CPLE_IllegalArg in failures(found)
+    ds = None
+    gdal.Unlink("/vsimem/damaged.nsvq")
+    gdal.Unlink(path)
+
+
 def test_truncated_anywhere(good):
     data, whole = good
     size = len(data)

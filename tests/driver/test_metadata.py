@@ -336,8 +336,9 @@ def test_driver_description():
         assert items[capability] == "YES"
     from xml.etree import ElementTree
     names = {o.get("name") for o in ElementTree.fromstring(items["DMD_CREATIONOPTIONLIST"])}
-    assert names == {"QUALITY", "MODEL", "EMBED_MODEL", "LOSSLESS", "NUM_THREADS", "OVERVIEWS", "OVERVIEW_RESAMPLING"}
-    assert [o.get("name") for o in ElementTree.fromstring(items["DMD_OPENOPTIONLIST"])] == ["NUM_THREADS"]
+    assert names == {"QUALITY", "MODEL", "EMBED_MODEL", "LOSSLESS", "NUM_THREADS", "OVERVIEWS", "OVERVIEW_RESAMPLING",
+                     "FAMILY", "RATE", "PSNR", "EFFORT"}
+    assert [o.get("name") for o in ElementTree.fromstring(items["DMD_OPENOPTIONLIST"])] == ["NUM_THREADS", "ON_ERROR"]
 
 
 def test_bad_crs_in_the_source_does_not_stop_the_copy(tmp_path):

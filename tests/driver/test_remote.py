@@ -1,7 +1,7 @@
 """Files that are not local: over HTTP with ranges, and in archives."""
 import numpy as np
 import pytest
-from osgeo import gdal
+from osgeo import gdal, osr
 
 from conftest import copy, errors, failures, memory, noise, picture, reopen
 from range_server import RangeServer
@@ -22,6 +22,106 @@ def served():
     gdal.VSICurlClearCache()
 
 
+def gets(server):
+    return [r for r in server.requests if r[0] == "GET"]
+
+
+class Remote:
+    """A file over HTTP that has just been opened; how many requests a thing costs."""
+
+    def __init__(self, path, *options):
+        self.server = RangeServer({"/a.nsvq": bytes(load(path))})
+        gdal.SetConfigOption("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR")
+        self.url = "/vsicurl/" + self.server.url + "/a.nsvq"
+        self.options = options
+        self.open()
+
+    def open(self):
+        self.ds = None
+        gdal.VSICurlClearCache()
+        self.server.requests.clear()
+        self.ds = reopen(self.url, *self.options)
+        self.opening = gets(self.server)
+        self.server.requests.clear()
+
+    def cost(self, *window, level=None, **arguments):
+        """Pixels of a window of a file that has just been opened, and the requests for them."""
+        self.open()
+        got = self.ds.ReadAsArray(*window, **arguments)
+        return got, len(gets(self.server))
+
+    def close(self):
+        self.ds = None
+        gdal.SetConfigOption("GDAL_DISABLE_READDIR_ON_OPEN", None)
+        self.server.close()
+        gdal.VSICurlClearCache()
+
+
+def test_opening_takes_one_small_request(vsimem):
+    """1000 blocks and their overviews, with metadata."""
+    ds = gdal.GetDriverByName("MEM").Create("", 20480, 12800, 1)
+    ds.GetRasterBand(1).Fill(7)
+    ds.SetMetadata({"K%d" % i: "value %d" % i for i in range(200)})
+    srs = osr.SpatialReference()
+    srs.ImportFromEPSG(32633)
+    ds.SetSpatialRef(srs)
+    ds.SetGeoTransform((0, 1, 0, 0, 0, -1))
+    remote = Remote(copy(vsimem + "/a.nsvq", ds, "LOSSLESS=YES"))
+    assert len(remote.opening) == 1 and remote.opening[0][2] == 0 and remote.opening[0][3] < 16384
+    assert remote.ds.GetSpatialRef().IsSame(srs) and len(remote.ds.GetMetadata()) == 200
+    band = remote.ds.GetRasterBand(1)
+    for i in range(band.GetOverviewCount()):
+        band.GetOverview(i)
+    assert gets(remote.server) == []
+    remote.close()
+
+
+@pytest.mark.parametrize("threads,lossy", [(1, False), (3, False), (3, True)])
+def test_requests_for_windows(vsimem, threads, lossy):
+    """Rows and squares of k blocks: at most k / 4 + 3."""
+    columns, rows = (5, 4) if lossy else (8, 6)
+    pixels = picture(512 * columns, 512 * rows) if lossy else noise(512 * columns, 512 * rows, 2)
+    path = copy(vsimem + "/a.nsvq", memory(pixels), *([] if lossy else ["LOSSLESS=YES"]))
+    pixels = reopen(path).ReadAsArray()
+    remote = Remote(path, "NUM_THREADS=%d" % threads)
+    for w, h in [(1, 1), (2, 1), (4, 1), (columns, 1), (2, 2), (3, 3), (columns, rows)]:
+        for x, y in [(0, 0), (columns - w, rows - h), ((columns - w) // 2, (rows - h) // 2)]:
+            got, requests = remote.cost(x * 512, y * 512, w * 512, h * 512)
+            assert np.array_equal(got, pixels[:, y * 512:(y + h) * 512, x * 512:(x + w) * 512])
+            assert requests <= w * h / 4 + 3, (w, h, x, y)
+    remote.close()
+
+
+def test_small_overviews_take_one_request(vsimem):
+    pixels = noise(6000, 4000)
+    path = copy(vsimem + "/a.nsvq", memory(pixels), "LOSSLESS=YES")
+    remote = Remote(path)
+    local = reopen(path)
+    for i in range(local.GetRasterBand(1).GetOverviewCount()):
+        want = local.GetRasterBand(1).GetOverview(i).ReadAsArray()
+        got, requests = remote.cost(buf_xsize=want.shape[1], buf_ysize=want.shape[0])
+        assert np.array_equal(got, want)
+        assert requests <= 1 + want.size // (4 << 20)
+    remote.close()
+
+
+def test_advice_joins_blocks_that_are_read_one_by_one(vsimem):
+    pixels = noise(4096, 1024)
+    remote = Remote(copy(vsimem + "/a.nsvq", memory(pixels), "LOSSLESS=YES"))
+    costs = []
+    for advise in [False, True]:
+        remote.open()
+        if advise:
+            remote.ds.AdviseRead(0, 0, 4096, 1024)
+        for y in range(2):
+            for x in range(8):
+                got = remote.ds.GetRasterBand(1).ReadBlock(x, y)
+                assert bytes(got) == pixels[0, y * 512:y * 512 + 512, x * 512:x * 512 + 512].tobytes()
+        costs.append(len(gets(remote.server)))
+    assert costs[1] <= 2 < costs[0]
+    remote.close()
+
+
 def bytes_read(server):
     return sum(last - first + 1 for method, _, first, last in server.requests if method == "GET")
 
@@ -37,8 +137,7 @@ def test_a_window_reads_a_part_of_the_file(served):
     server, pixels = served
     size = len(server.files["/a.nsvq"])
     ds = reopen("/vsicurl/" + server.url + "/a.nsvq")
-    opening = len([r for r in server.requests if r[0] == "GET"])
-    assert opening <= 2 and bytes_read(server) <= 64 * 1024
+    assert len(gets(server)) == 1 and bytes_read(server) <= 16384
     got = ds.GetRasterBand(2).ReadAsArray(600, 700, 50, 60)
     assert np.array_equal(got, pixels[1, 700:760, 600:650])
     assert bytes_read(server) < size * 0.4

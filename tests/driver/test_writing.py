@@ -20,7 +20,7 @@ def fails(path, source, *options, strict=True, **arguments):
     return failures(found)
 
 
-BAD_OPTIONS = ["QUALITY=0", "QUALITY=101", "QUALITY=-1", "QUALITY=50.5", "QUALITY=high", "QUALITY=",
+BAD_OPTIONS = ["QUALITY=0", "QUALITY=101", "QUALITY=-1", "QUALITY=0.5", "QUALITY=high", "QUALITY=",
                "QUALITY=99999999999999999999", "LOSSLESS=MAYBE", "LOSSLESS=", "EMBED_MODEL=SOMETIMES", "NUM_THREADS=0",
                "NUM_THREADS=-2", "NUM_THREADS=many", "NUM_THREADS=1.5", "NUM_THREADS=4294967297",
                "MODEL=no such model", "MODEL=/nowhere/x.nsvqm", "MODEL="]

@@ -196,7 +196,8 @@ static void decode_without_memory(void **state)
     }
     print_message("%d allocations\n", n - 1);
     assert_true(n > 50);
-    assert_int_equal(n_recovered, 2); // the pages of the index at open: taken when they are needed
+    // pages of the index at open, blocks read ahead: taken when they are needed
+    assert_in_range(n_recovered, 2, n / 5);
     free(want);
     free(px);
     blob_free(&b);
@@ -211,7 +212,7 @@ static void decoder_recovers(void **state)
     nsvq_file *f = open_blob(&b);
     uint8_t *want = read_all(f, 1), *px = malloc((size_t)p.w * p.h * p.n);
     nsvq_error err;
-    int n = 0;
+    int n = 0, n_failed = 0;
 
     assert_non_null(px);
     nsvq_close(f);
@@ -220,10 +221,13 @@ static void decoder_recovers(void **state)
         start(++n);
         nsvq_status st = read_window(f, 2, 0, 0, p.w, p.h, px, &err);
         more = reached(n);
-        assert_int_equal(st, more ? NSVQ_E_NOMEM : NSVQ_OK);
+        if (st != NSVQ_OK) assert_int_equal(st, NSVQ_E_NOMEM);
+        assert_true(more || st == NSVQ_OK);
+        n_failed += st != NSVQ_OK;
         assert_ok(read_window(f, 2, 0, 0, p.w, p.h, px, &err), err);
         assert_memory_equal(px, want, (size_t)p.w * p.h * p.n);
     }
+    assert_true(n_failed > n / 2); // the others read ahead
     free(want);
     free(px);
     blob_free(&b);

@@ -1,8 +1,9 @@
-/* make_corpus.c - the seeds of the fuzz targets: make_corpus FOLDER writes into open/ and model/ there. */
+/* make_corpus.c - the seeds of the fuzz targets: make_corpus FOLDER writes into open/, model/ and lossless/. */
 #include <stdio.h>
 #include <zlib.h>
 
 #include "fuzz.h"
+#include "lossless.h"
 #include "support.h"
 
 static void put(const char *folder, const char *name, const uint8_t *p, size_t size)
@@ -148,11 +149,50 @@ static void make_models(void **state)
     free(bytes);
 }
 
+/* value(kind, band, x, y) in the type's width. */
+static uint64_t lossless_value(int kind, uint32_t b, uint32_t x, uint32_t y)
+{
+    test_rng r = {x * 31 + y * 1009 + b * 7 + 1};
+
+    test_rand(&r);
+    switch (kind) {
+    case 0: return 90 + b * 3 + x + y / 2 + test_rand(&r) % 4;                   // smooth
+    case 1: return (x / 2 * 37 + y / 2 * 91) % 50 * 5 + b;                        // twins, sparse
+    case 2: return (x + y) % 5 ? 700 + b + test_rand(&r) % 30 : 0;                // with nodata
+    case 3: return UINT64_C(0x40490fdb00000000) * (1 + x) + test_rand(&r);       // anything
+    case 4: return 0x42c80000 + (x + y) * 0x10000;                                // whole floats
+    }
+    return 5;
+}
+
+static void make_lossless(void **state)
+{
+    static const uint8_t shapes[][4] = {{NSVQ_TYPE_U8, 3, 24, 17}, {NSVQ_TYPE_U16, 2, 30, 20}, {NSVQ_TYPE_S16, 7, 12, 12},
+                                        {NSVQ_TYPE_F64, 1, 16, 9}, {NSVQ_TYPE_F32, 2, 18, 18}, {NSVQ_TYPE_U32, 3, 9, 9}};
+
+    for (int i = 0; i < 6; i++) {
+        lossless_shape s = {shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3]};
+        size_t bytes = nsvq_type_bytes(s.type);
+        uint8_t px[8 * 8192], *p = px, nodata[8] = {0};
+        char name[32];
+        wr w = {0};
+        for (uint32_t b = 0; b < s.n_bands; b++)
+            for (uint32_t y = 0; y < s.height; y++)
+                for (uint32_t x = 0; x < s.width; x++, p += bytes) fuzz_put_le(p, lossless_value(i, b, x, y), (int)bytes);
+        for (int k = 0; k < 4; k++) wr_le(&w, shapes[i][k] - 1u, 1);
+        assert_int_equal(lossless_encode(&w, px, &s, nodata, 0), 0);
+        snprintf(name, sizeof name, "lossless/%d", i);
+        put(*state, name, w.p, w.size);
+        wr_free(&w);
+    }
+}
+
 int main(int argc, char **argv)
 {
     char *folder = argc == 2 ? argv[1] : ".";
     const struct CMUnitTest tests[] = {cmocka_unit_test_prestate(make_files, folder),
-                                       cmocka_unit_test_prestate(make_models, folder)};
+                                       cmocka_unit_test_prestate(make_models, folder),
+                                       cmocka_unit_test_prestate(make_lossless, folder)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -116,7 +116,7 @@ static void read_tables(const nsvq_file *f, const nsvq_info *info, size_t size)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     bytes b = {data, size};
-    nsvq_source src = {&b, size, read_bytes};
+    nsvq_source src = {.user = &b, .size = size, .read_at = read_bytes};
     nsvq_open_options opt = {.struct_size = sizeof opt, .model = model(), .model_path = ""};
     nsvq_info info = {.struct_size = sizeof info};
     nsvq_error err;

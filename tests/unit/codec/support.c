@@ -34,7 +34,7 @@ static int blob_write(void *user, uint64_t offset, const void *buf, size_t len)
 
 nsvq_source blob_source(blob *b)
 {
-    return (nsvq_source){b, b->size, blob_read};
+    return (nsvq_source){.user = b, .size = b->size, .read_at = blob_read};
 }
 
 nsvq_sink blob_sink(blob *b)

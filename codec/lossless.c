@@ -1,0 +1,376 @@
+/* lossless.c - see lossless.h: bands with their masks and maps, one after the other. */
+#include "lossless.h"
+#include "lossless_band.h"
+#include "lossless_map.h"
+
+static bool shape_fits(const lossless_shape *s)
+{
+    if (s->type < NSVQ_TYPE_U8 || s->type > NSVQ_TYPE_F64 || !s->n_bands || !s->width ||
+        !s->height || s->width > LOSSLESS_MAX_SIDE || s->height > LOSSLESS_MAX_SIDE)
+        return false;
+    return s->n_bands <=
+           LOSSLESS_MAX_BYTES / ((uint64_t)s->width * s->height * nsvq_type_bytes(s->type));
+}
+
+/* What belongs to one block, either way. */
+typedef struct block {
+    bands b;
+    const lossless_shape *s;
+    uint64_t *bits[2], *low; /* [n] samples of this band and the one before; raw bits */
+    uint32_t *v;             /* [n] numbers */
+    uint8_t *mask[2];        /* [n] of this band, and of the last that had one */
+    bool has_before;         /* mask[1] holds one */
+    uint64_t special;        /* bits of the samples in it */
+    uint8_t *skip;           /* [n] */
+    coder_mark mark;         /* for trials */
+    bool spiky;
+    int prepared;       /* way that map and samples are set for, -1: none */
+    int habit, n_habit; /* how the last bands were coded, and how many of them alike by far */
+} block;
+
+static bool block_create(block *k, const lossless_shape *s)
+{
+    size_t n = (size_t)s->width * s->height;
+
+    k->s = s;
+    k->bits[0] = calloc(2 * n, sizeof **k->bits);
+    k->low = calloc(n, sizeof *k->low);
+    k->v = malloc(n * sizeof *k->v);
+    k->mask[0] = malloc(3 * n);
+    if (!k->bits[0] || !k->low || !k->v || !k->mask[0] ||
+        !bands_create(&k->b, s->n_bands, s->width, s->height))
+        return false;
+    k->bits[1] = k->bits[0] + n;
+    k->mask[1] = k->mask[0] + n;
+    k->skip = k->mask[1] + n;
+    return true;
+}
+
+static void block_free(block *k)
+{
+    uint8_t *masks = k->mask[0] < k->mask[1] || !k->mask[1] ? k->mask[0] : k->mask[1];
+    uint64_t *bits = k->bits[0] < k->bits[1] || !k->bits[1] ? k->bits[0] : k->bits[1];
+
+    bands_free(&k->b);
+    free(bits);
+    free(k->low);
+    free(k->v);
+    free(masks);
+}
+
+static void next_band(block *k)
+{
+    uint64_t *swap = k->bits[0];
+
+    k->bits[0] = k->bits[1];
+    k->bits[1] = swap;
+    bands_next(&k->b);
+}
+
+enum { /* contexts of numbers: lossless_map.c and lossless_band.c have those below */
+       NUMBER_SPECIAL = N_NUMBERS - 2,
+       NUMBER_SPECIAL_VALUE
+};
+
+enum { SPECIAL_NONE, SPECIAL_SAME, SPECIAL_MASK, SPECIAL_NEW };
+
+/* One value may be told by a mask instead. A writer with `has` set has filled mask[0]. */
+static void code_special(block *k, bool has, uint64_t special)
+{
+    coder *c = &k->b.c;
+    size_t n = (size_t)k->s->width * k->s->height;
+    int kind = SPECIAL_NONE;
+
+    if (has)
+        kind = !k->has_before || special != k->special ? SPECIAL_NEW
+               : memcmp(k->mask[0], k->mask[1], n)     ? SPECIAL_MASK
+                                                       : SPECIAL_SAME;
+    kind = number(c, NUMBER_SPECIAL, 0, kind, 0, SPECIAL_NEW);
+    if (!k->has_before && (kind == SPECIAL_SAME || kind == SPECIAL_MASK)) c->bad = true;
+    k->b.mask = NULL;
+    if (c->bad || kind == SPECIAL_NONE) return;
+    if (kind == SPECIAL_NEW) k->special = number64(c, NUMBER_SPECIAL_VALUE, special);
+    if (kind != SPECIAL_SAME) {
+        mask_code(c, k->mask[0], k->has_before ? k->mask[1] : NULL, k->s->width, k->s->height);
+        uint8_t *swap = k->mask[0];
+        k->mask[0] = k->mask[1];
+        k->mask[1] = swap;
+        k->has_before = true;
+    }
+    k->b.mask = k->mask[1];
+}
+
+static void code_low_bits(block *k, const map *m)
+{
+    coder *c = &k->b.c;
+    size_t n = (size_t)k->s->width * k->s->height;
+    unsigned first = m->low_bits < 32 ? m->low_bits : 32, rest = m->low_bits - first;
+
+    for (size_t i = 0; m->low_bits && i < n && !c->bad; i++) {
+        if (k->b.mask && k->b.mask[i]) continue;
+        if (c->writing) {
+            put_bits(c, (uint32_t)k->low[i], first);
+            put_bits(c, (uint32_t)(k->low[i] >> 32), rest);
+        } else {
+            k->low[i] = get_bits(&c->r, first);
+            if (rest) k->low[i] |= (uint64_t)get_bits(&c->r, rest) << 32;
+            check_read(c);
+        }
+    }
+}
+
+static void set_map(block *k, const map *m)
+{
+    bands_range(&k->b, -(int32_t)m->mean, (int32_t)(m->range - m->mean));
+}
+
+static void constant_band(bands *b)
+{
+    for (uint32_t y = 0; y < b->h; y++) {
+        int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
+        uint16_t *magnitude = b->magnitude[0] + (ptrdiff_t)y * b->stride;
+        memset(row, 0, b->w * sizeof *row);
+        memset(magnitude - MARGIN, 0,
+               (size_t)(y + 1 < b->h ? 1 : 2) * (size_t)b->stride * sizeof *magnitude);
+        close_row(b, row, y);
+    }
+}
+
+/* ---- encoder ---- */
+
+/* The bits of samples that are better told by a mask. */
+static bool find_special(const block *k, const void *nodata, uint64_t *special)
+{
+    size_t n = (size_t)k->s->width * k->s->height, bytes = nsvq_type_bytes(k->s->type),
+           count = 0;
+
+    if (nodata) {
+        samples_load(special, nodata, bytes, 1);
+        for (size_t i = 0; i < n; i++) count += k->bits[0][i] == *special;
+        if (count) return count < n;
+    }
+    return false;
+}
+
+/* Samples of the band into b, masked ones as the one to the left, in the first column as that
+ * above. */
+static void place_samples(block *k, const map *m)
+{
+    bands *b = &k->b;
+
+    for (uint32_t y = 0; y < b->h; y++) {
+        int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
+        for (uint32_t x = 0; x < b->w; x++) {
+            size_t i = (size_t)y * b->w + x;
+            row[x] = b->mask && b->mask[i] ? x ? row[x - 1] : *(row - b->stride)
+                                           : (int32_t)(k->v[i] - m->mean);
+        }
+        close_row(b, row, y);
+    }
+}
+
+/* Marks what need not be predicted. True when samples repeat a neighbour more often than noise
+ * does. */
+static bool mark_repeats(block *k)
+{
+    const bands *b = &k->b;
+    size_t same = 0, near = 0;
+
+    for (uint32_t y = 0; y < b->h; y++) {
+        const int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
+        for (uint32_t x = 0; x < b->w; x++) {
+            size_t i = (size_t)y * b->w + x;
+            int32_t left = x ? row[x] - row[x - 1] : 0, up = row[x] - *(row + x - b->stride);
+            bool masked = b->mask && b->mask[i];
+            k->skip[i] = masked || !up || (x && !left);
+            same += !masked && x && !left;
+            near += !masked && (left == 1 || left == -1);
+        }
+    }
+    return 4 * same > 3 * near;
+}
+
+static bool write_band(block *k, map *m, bool repeats, int effort)
+{
+    bands *b = &k->b;
+
+    map_code(m, &b->c, k->s->type, (size_t)b->w * b->h);
+    code_low_bits(k, m);
+    if (!m->range) {
+        constant_band(b);
+        return true;
+    }
+    b->repeats = repeats;
+    b->skip = repeats ? k->skip : (uint8_t *)b->mask;
+    if (!bands_fit(b, effort)) return false;
+    bands_code(b);
+    return true;
+}
+
+/* Ways to code a band. */
+enum { WAY_REPEATS = 1, WAY_DIFFERENCE = 2, N_WAYS = 4 };
+
+/* Chooses the map of a way and places samples. k->spiky: repeats look promising. */
+static bool prepare(block *k, map *m, int way)
+{
+    size_t n = (size_t)k->s->width * k->s->height;
+
+    if (k->prepared == (way & WAY_DIFFERENCE)) return true;
+    k->prepared = way & WAY_DIFFERENCE;
+    map_free(m);
+    if (!map_choose(m, k->s->type, k->bits[0], way & WAY_DIFFERENCE ? k->bits[1] : NULL, k->b.mask,
+                    n, k->v, k->low))
+        return false;
+    set_map(k, m);
+    place_samples(k, m);
+    k->spiky = mark_repeats(k);
+    return true;
+}
+
+static bool may_differ(const block *k)
+{
+    return k->b.band && k->s->n_bands <= 4 && k->s->type >= NSVQ_TYPE_U8 &&
+           k->s->type <= NSVQ_TYPE_S16;
+}
+
+/* The ways that look promising; 0 without memory. */
+static int find_ways(block *k, map *m, int effort, int ways[N_WAYS])
+{
+    int n = 0;
+
+    k->prepared = -1;
+    if (!prepare(k, m, 0)) return 0;
+    ways[n++] = 0;
+    if (!m->range) return n;
+    if (k->spiky) ways[n++] = WAY_REPEATS;
+    if (may_differ(k)) {
+        if (!prepare(k, m, WAY_DIFFERENCE)) return 0;
+        if (m->n_table || k->spiky) ways[n++] = WAY_DIFFERENCE;
+        if (k->spiky && m->range) ways[n++] = WAY_DIFFERENCE | WAY_REPEATS;
+    }
+    if (effort < 4) { // no trials
+        ways[0] = ways[n - 1];
+        return 1;
+    }
+    // what has been best by far need not be tried each time
+    for (int i = 0; i < n && n > 1 && k->n_habit >= 2 && k->n_habit % 16; i++)
+        if (ways[i] == k->habit) {
+            ways[0] = k->habit;
+            k->n_habit++;
+            return 1;
+        }
+    return n;
+}
+
+/* Writes the band in the cheapest way. */
+static bool write_best(block *k, int effort)
+{
+    coder *c = &k->b.c;
+    map m = {0};
+    uint64_t least = UINT64_MAX, second = UINT64_MAX;
+    int ways[N_WAYS], n = find_ways(k, &m, effort, ways), best = n ? ways[0] : 0, written = -1;
+    int quick = k->b.w * k->b.h < SETS_MIN ? effort : 1;
+    bool ok = n > 0;
+
+    coder_set_mark(&k->mark, c);
+    for (int i = 0; ok && n > 1 && i < n; i++) {
+        if (i) coder_go_back(c, &k->mark);
+        ok = prepare(k, &m, ways[i]) && write_band(k, &m, ways[i] & WAY_REPEATS, quick);
+        written = ways[i];
+        uint64_t cost = coder_cost(c, &k->mark);
+        second = cost < least ? least : cost < second ? cost : second;
+        best = cost < least ? ways[i] : best;
+        least = cost < least ? cost : least;
+    }
+    if (ok && (written != best || quick != effort)) {
+        if (written >= 0) coder_go_back(c, &k->mark);
+        ok = prepare(k, &m, best) && write_band(k, &m, best & WAY_REPEATS, effort);
+    }
+    if (n > 1) {
+        k->n_habit = best == k->habit && second - least > least / 40 ? k->n_habit + 1 : 0;
+        k->habit = best;
+    }
+    map_free(&m);
+    return ok;
+}
+
+static bool encode_band(block *k, const uint8_t *in, const void *nodata, int effort)
+{
+    size_t n = (size_t)k->s->width * k->s->height, bytes = nsvq_type_bytes(k->s->type);
+    uint64_t special = 0;
+
+    samples_load(k->bits[0], in, bytes, n);
+    bool has_special = find_special(k, nodata, &special);
+    for (size_t i = 0; has_special && i < n; i++) k->mask[0][i] = k->bits[0][i] == special;
+    code_special(k, has_special, special);
+    return write_best(k, effort);
+}
+
+int lossless_encode(wr *w, const void *planes, const lossless_shape *s, const void *nodata,
+                    int effort)
+{
+    if (!shape_fits(s)) return -1;
+    if (!effort) effort = 7;
+    size_t plane = (size_t)s->width * s->height * nsvq_type_bytes(s->type);
+    block *k = calloc(1, sizeof *k);
+    bool ok = k && block_create(k, s);
+
+    if (ok) coder_write(&k->b.c);
+    for (uint32_t i = 0; ok && i < s->n_bands; i++) {
+        if (i) next_band(k);
+        ok = encode_band(k, (const uint8_t *)planes + i * plane, nodata, effort);
+    }
+    if (ok) coder_store(&k->b.c, w);
+    if (!ok) w->bad = true;
+    if (k) block_free(k);
+    free(k);
+    return 0;
+}
+
+/* ---- decoder ---- */
+
+static void decode_band(block *k, uint8_t *out)
+{
+    size_t bytes = nsvq_type_bytes(k->s->type), n = (size_t)k->s->width * k->s->height;
+    nsvq_type type = k->s->type;
+    bands *b = &k->b;
+    coder *c = &b->c;
+    map m = {0};
+
+    code_special(k, false, 0);
+    if (!c->bad) map_code(&m, c, type, n);
+    if (!c->bad) code_low_bits(k, &m);
+    set_map(k, &m);
+    if (!c->bad && m.range) bands_code(b);
+    if (!c->bad && !m.range) constant_band(b);
+    for (uint32_t y = 0; y < b->h && !c->bad; y++) {
+        const int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
+        const uint8_t *mask = b->mask ? b->mask + (size_t)y * b->w : NULL;
+        size_t at = (size_t)y * b->w;
+        map_samples(&m, type, k->bits[0] + at, row, k->low + at, k->bits[1] + at, b->w);
+        for (uint32_t x = 0; mask && x < b->w; x++)
+            if (mask[x]) k->bits[0][at + x] = k->special;
+    }
+    if (!c->bad) samples_store(out, bytes, k->bits[0], n);
+    map_free(&m);
+}
+
+int lossless_decode(void *planes, const lossless_shape *s, const uint8_t *in, size_t size)
+{
+    if (!shape_fits(s)) return -1;
+    size_t plane = (size_t)s->width * s->height * nsvq_type_bytes(s->type);
+    block *k = calloc(1, sizeof *k);
+    int rc = -2;
+
+    if (!k || !block_create(k, s)) goto done;
+    if ((rc = coder_read(&k->b.c, in, size)) != 0) goto done;
+    for (uint32_t i = 0; i < s->n_bands && !k->b.c.bad; i++) {
+        if (i) next_band(k);
+        decode_band(k, (uint8_t *)planes + i * plane);
+    }
+    rc = coder_done(&k->b.c) ? 0 : k->b.c.no_memory ? -2 : -1;
+done:
+    if (k) block_free(k);
+    free(k);
+    return rc;
+}

@@ -1,0 +1,538 @@
+/* lossless_fit.c - the encoder's choice of predictors and scales: least squares in double
+ * precision, without fused or reordered operations, so that every processor finds the same
+ * coefficients. */
+#include "lossless_band.h"
+#include "lossless_solve.h"
+
+/* log2, good to 0.01, of a normal x > 0. */
+static double log2_of(double x)
+{
+    uint64_t bits;
+    double m;
+
+    memcpy(&bits, &x, 8);
+    int e = (int)(bits >> 52) - 1023;
+    bits = (bits & ((UINT64_C(1) << 52) - 1)) | UINT64_C(1023) << 52;
+    memcpy(&m, &bits, 8);
+    m -= 1;
+    return e + m * (1.3465 - m * 0.3465);
+}
+
+typedef struct fitting {
+    bands *b;
+    fit all;      /* every tap that may be chosen */
+    double *rows; /* [n_taps + 2][padded width] */
+    size_t pitch;
+    double scale;    /* of samples, so that products stay exact */
+    double *weight;  /* [pitch] of a row's squared errors */
+    double *weights; /* [h][w], for the sets */
+    double *cell_rows;
+    int effort;
+    moments g;
+} fitting;
+
+/* Unknown 0 is the constant, 1 + t tap t, the last one the sample itself. f->weight is the row's.
+ */
+static void add_row(fitting *f, moments *g, uint32_t y, uint32_t x0, uint32_t x1)
+{
+    const bands *b = f->b;
+    int n = f->all.n_taps + 2;
+    const double *x[MAX_UNKNOWNS + 1];
+    int width = (int)((x1 - x0 + LANES - 1) / LANES * LANES);
+
+    for (int i = 0; i < n; i++) {
+        double *restrict row = f->rows + (size_t)i * f->pitch;
+        tap t = i && i + 1 < n ? f->all.taps[i - 1] : (tap){0};
+        const int32_t *s = b->sample[t.back] + ((ptrdiff_t)y + t.dy) * b->stride + t.dx + x0;
+        x[i] = row;
+        if (i == 0)
+            for (uint32_t k = 0; k < x1 - x0; k++) row[k] = 1;
+        else
+            for (uint32_t k = 0; k < x1 - x0; k++) row[k] = s[k] * f->scale;
+    }
+    for (int i = 0; i < LANES; i++)
+        f->weight[x1 + (uint32_t)i] = 0; // what lies behind does not count
+    moments_add(g, x, f->weight + x0, n, width);
+}
+
+/* Every how manyth row is looked at, so that about n samples count. Odd, for pictures that repeat
+ * each row. */
+static uint32_t rows_step(const bands *b, uint32_t n)
+{
+    size_t samples = (size_t)b->w * b->h, count = b->skip ? 0 : samples;
+
+    for (size_t i = 0; b->skip && i < samples; i++) count += !b->skip[i];
+    uint32_t step = (uint32_t)(count / n);
+    return step ? step | 1 : 1;
+}
+
+/* ---- choosing taps ---- */
+
+/* Counts of taps tried, where the bands before are there. */
+static const uint8_t trials[][N_GROUPS] = {
+    {1, 0, 0, 0, 0},  {4, 0, 0, 0, 0},  {6, 0, 0, 0, 0}, {12, 0, 0, 0, 0}, {4, 3, 0, 0, 0},
+    {6, 5, 0, 0, 0},  {10, 9, 0, 0, 0}, {4, 3, 3, 0, 0}, {6, 5, 3, 0, 0},  {6, 5, 3, 3, 0},
+    {10, 9, 5, 3, 0}, {3, 3, 1, 1, 3},  {6, 5, 3, 3, 4}, {6, 5, 5, 3, 8},  {6, 5, 3, 3, 13},
+};
+static const uint8_t every[N_GROUPS] = {12, 9, 5, 3, 13};
+
+static void clip_counts(uint8_t *out, const uint8_t *counts, uint32_t band)
+{
+    for (uint32_t g = 0; g < N_GROUPS; g++) out[g] = g > band ? 0 : counts[g];
+    out[4] = band < 4 ? 0 : counts[4] < band - 3 ? counts[4] : (uint8_t)(band - 3);
+}
+
+/* Unknowns of the moments for what f->counts mean: the constant, bands before, this band. */
+static int list_unknowns(int *list, const fitting *f, const fit *part)
+{
+    int n = 0;
+
+    list[n++] = 0;
+    for (int here = 0; here < 2; here++)
+        for (int t = 0; t < part->n_taps; t++) {
+            if ((part->taps[t].back == 0) != here) continue;
+            for (int a = 0; a < f->all.n_taps; a++)
+                if (!memcmp(&part->taps[t], &f->all.taps[a], sizeof(tap))) list[n++] = 1 + a;
+        }
+    return n;
+}
+
+/* Sets coefficients of set s of part. False: not with these taps. */
+static bool set_coefs(const fitting *f, const moments *g, fit *part, int s, double *left)
+{
+    double r[MAX_UNKNOWNS][MAX_UNKNOWNS], c[MAX_UNKNOWNS], limit[MAX_UNKNOWNS];
+    int list[MAX_UNKNOWNS], n = list_unknowns(list, f, part);
+    int32_t out[MAX_UNKNOWNS];
+
+    *left = solve(c, r, g, list, n, f->all.n_taps + 1);
+    if (*left < 0) return false;
+    for (int i = 0; i < n; i++) {
+        c[i] *= 1 << COEF_BITS;
+        limit[i] = 32767;
+    }
+    c[0] /= f->scale;
+    for (int i = 1; i < n; i++) r[0][i] *= f->scale; // the constant is in samples
+    limit[0] = 1 << 28;
+    round_coefs(out, c, r, n, limit);
+    part->bias[s] = out[0];
+    for (int i = 1; i < n; i++)
+        for (int t = 0; t < part->n_taps; t++)
+            if (!memcmp(&part->taps[t], &f->all.taps[list[i] - 1], sizeof(tap)))
+                part->coef[s][t] = out[i];
+    return true;
+}
+
+static void choose_taps(fitting *f)
+{
+    bands *b = f->b;
+    double best = 1e300, left, samples = f->g.m[0][0];
+    fit part;
+
+    memset(&b->f, 0, sizeof b->f);
+    b->f.n_sets = 1;
+    for (size_t i = 0; i < sizeof trials / sizeof *trials; i++) {
+        memset(&part, 0, sizeof part);
+        part.n_sets = 1;
+        clip_counts(part.count, trials[i], b->band);
+        if (!fit_taps(&part, b->band) || !set_coefs(f, &f->g, &part, 0, &left)) continue;
+        left /= samples * f->scale * f->scale;
+        double cost = (double)b->w * b->h * 0.5 * log2_of(left + 0.05) + 9 * part.n_taps;
+        if (cost >= best) continue;
+        best = cost;
+        b->f = part;
+    }
+}
+
+/* New coefficients for the taps chosen. */
+static void refine(fitting *f)
+{
+    double left;
+    fit again = f->b->f;
+
+    if (set_coefs(f, &f->g, &again, 0, &left)) f->b->f = again;
+}
+
+/* ---- scales ---- */
+
+/* Features of the scale of row y, the constant first, then the magnitude itself. */
+static void scale_features(const fitting *f, uint32_t y)
+{
+    const bands *b = f->b;
+    const uint16_t *m = b->magnitude[0] + (ptrdiff_t)y * b->stride, *up = m - b->stride,
+                   *up2 = up - b->stride;
+    const uint16_t *p = b->magnitude[1] + (ptrdiff_t)y * b->stride;
+    const uint16_t *q = b->magnitude[2] + (ptrdiff_t)y * b->stride;
+    const uint16_t *from[N_SCALES + 1] = {NULL, m - 1, up, up + 1, up - 1, m - 2, up2,
+                                          p,    NULL,  q,  NULL,   NULL,   NULL,  m};
+
+    for (int i = 0; i <= N_SCALES; i++) {
+        double *out = f->rows + (size_t)i * f->pitch;
+        if (i == 0)
+            for (uint32_t x = 0; x < b->w; x++) out[x] = 1;
+        else if (i == 8)
+            for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++)
+                out[x] = (p[x - 1] + p[x + 1] + p[x - b->stride] + p[x + b->stride]) * 0.25;
+        else if (i == 10)
+            for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++) out[x] = (up[x - 2] + up[x + 2]) * 0.5;
+        else if (i == 11)
+            for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++)
+                out[x] = (up2[x - 1] + up2[x + 1]) * 0.5;
+        else if (i == 12)
+            for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++)
+                out[x] = (q[x - 1] + q[x + 1] + q[x - b->stride] + q[x + b->stride]) * 0.25;
+        else
+            for (uint32_t x = 0; x < b->w; x++) out[x] = from[i][x];
+    }
+}
+
+/* Errors count in units of what is usual around them: 1 / (sum of scale[i] * feature / unit)^2. */
+static void set_weights(fitting *f, const double *scale, uint32_t y, double least)
+{
+    const bands *b = f->b;
+    const uint8_t *skip = b->skip ? b->skip + (size_t)y * b->w : NULL;
+    double *restrict weight = f->weight;
+
+    scale_features(f, y);
+    for (uint32_t x = 0; x < b->w; x++) weight[x] = least;
+    for (int i = 0; i < N_SCALES; i++)
+        for (uint32_t x = 0; x < b->w; x++)
+            weight[x] += scale[i] * f->rows[(size_t)i * f->pitch + x];
+    for (uint32_t x = 0; x < b->w; x++) weight[x] = 1 / (weight[x] * weight[x]);
+    for (uint32_t x = 0; skip && x < b->w; x++) weight[x] = skip[x] ? 0 : weight[x];
+}
+
+static void fit_scale(fitting *f, uint32_t first, uint32_t step)
+{
+    enum { N = N_SCALES };
+    static const double plain[N] = {0.1, 0.23, 0.17, 0.09, 0.11, 0.06, 0.06, 0.14, 0.14};
+    static const uint32_t fallback[N] = {8, 16, 12, 6, 8, 4, 4};
+    const bands *b = f->b;
+    uint32_t *scale = f->b->f.scale;
+    const double *x[N + 1];
+    double c[MAX_UNKNOWNS], r[MAX_UNKNOWNS][MAX_UNKNOWNS];
+    moments *g = &f->g;
+    uint32_t x0 = b->w > 4 ? 1 : 0;
+    int width = (int)((b->w - x0 + LANES - 1) / LANES * LANES);
+
+    memset(g, 0, sizeof *g);
+    for (int i = 0; i <= N; i++) x[i] = f->rows + (size_t)i * f->pitch + x0;
+    for (uint32_t y = first; y < b->h; y += step) {
+        set_weights(f, plain, y, 0.2);
+        for (int i = 0; i < LANES; i++)
+            f->weight[b->w + (uint32_t)i] = 0; // what lies behind does not count
+        moments_add(g, x, f->weight + x0, N + 1, width);
+    }
+    moments_mirror(g, N + 1);
+    int list[N], n = 0;
+    for (int i = 0; i < N; i++)
+        if (g->m[i][i] > 0 && (b->band || !(i >= 7 && i != 10 && i != 11))) list[n++] = i;
+    memset(scale, 0, N * sizeof *scale);
+    while (n) { // drop what would be negative, one by one
+        double left = solve(c, r, g, list, n, N);
+        int worst = -1;
+        for (int i = 0; left >= 0 && i < n; i++)
+            if (c[i] < 0 && (worst < 0 || c[i] < c[worst])) worst = i;
+        if (left >= 0 && worst < 0) break;
+        if (worst < 0) worst = n - 1;
+        for (int i = worst; i + 1 < n; i++) list[i] = list[i + 1];
+        n--;
+    }
+    if (!n) memcpy(scale, fallback, sizeof fallback);
+    for (int i = 0; i < n; i++)
+        scale[list[i]] = (uint32_t)round_to(c[i] * 64, list[i] ? 255 : SCALE_MAX);
+}
+
+/* Magnitudes of the residuals of a row, nearly as the coder will find them; returns their sum. */
+static uint64_t set_magnitudes_of_row(bands *b, bool wide, uint32_t y)
+{
+    const int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
+    const uint8_t *skip = b->skip ? b->skip + (size_t)y * b->w : NULL;
+    uint16_t *out = b->magnitude[0] + (ptrdiff_t)y * b->stride;
+    unsigned shift = b->f.shift;
+    uint64_t sum = 0;
+
+    bands_predict_row(b, wide, y);
+    for (uint32_t x = 0; x < b->w; x++) {
+        int64_t p = (wide ? b->wide_sums[x] : b->sums[x]) >> COEF_BITS;
+        p = p < b->low ? b->low : p > b->high ? b->high : p;
+        uint32_t a = (uint32_t)(row[x] > p ? row[x] - p : p - row[x]);
+        sum += a;
+        a >>= shift;
+        out[x] = (uint16_t)(a < 65535 ? a : 65535);
+    }
+    for (uint32_t x = 0; skip && x < b->w; x++)
+        if (skip[x]) {
+            bool left = x && row[x] == row[x - 1];
+            out[x] = b->mask && b->mask[(size_t)y * b->w + x] ? 0
+                     : left                                   ? out[x - 1]
+                                                              : *(out + x - b->stride);
+        }
+    for (int i = 1; i <= MARGIN; i++) {
+        out[-i] = out[0];
+        out[b->w + (uint32_t)i - 1] = out[b->w - 1];
+    }
+    return sum;
+}
+
+static void set_magnitudes(bands *b)
+{
+    bool wide = bands_need_wide(b);
+
+    if (b->high - b->low > 65535) { // magnitudes have 16 bits
+        double mean = 0;
+        for (uint32_t y = 0; y < b->h; y += 4)
+            mean += (double)set_magnitudes_of_row(b, wide, y) * 4;
+        mean /= (double)b->w * b->h;
+        for (b->f.shift = 0; mean >= 512; mean /= 2) b->f.shift++;
+    }
+    for (uint32_t y = 0; y < b->h; y++) set_magnitudes_of_row(b, wide, y);
+    uint16_t *last = b->magnitude[0] + ((ptrdiff_t)b->h - 1) * b->stride - MARGIN;
+    memcpy(last + b->stride, last, (size_t)b->stride * sizeof *last);
+}
+
+/* ---- sets of coefficients ---- */
+
+/* A triangle of moments for each cell. */
+typedef struct cells {
+    int n; /* unknowns, constant and target counted */
+    uint32_t n_cells;
+    double *m;        /* [n_cells][n * (n + 1) / 2] */
+    uint8_t *set;     /* [n_cells] */
+    double *products; /* [n * (n + 1) / 2][MAX_SETS] */
+} cells;
+
+static double *cell_moments(const cells *k, uint32_t i)
+{
+    return k->m + (size_t)i * ((size_t)k->n * ((size_t)k->n + 1) / 2);
+}
+
+/* Sums of squares that each set leaves in a cell. products [triangle][MAX_SETS]: of its
+ * coefficients. */
+CLONES static void cell_left(double left[MAX_SETS], const cells *k, uint32_t i,
+                             const double *products, uint32_t n_sets)
+{
+    const double *m = cell_moments(k, i), *end = cell_moments(k, i + 1);
+
+    for (uint32_t s = 0; s < MAX_SETS; s++) left[s] = 0;
+    if (n_sets <= 4)
+        for (; m < end; m++, products += MAX_SETS)
+            for (int s = 0; s < 4; s++) left[s] += *m * products[s];
+    else
+        for (; m < end; m++, products += MAX_SETS)
+            for (int s = 0; s < MAX_SETS; s++) left[s] += *m * products[s];
+}
+
+/* products of c_a c_b, twice where a and b differ. */
+static void set_products(double *products, int n, const double *c)
+{
+    for (int a = 0; a < n; a++)
+        for (int b = a; b < n; b++, products += MAX_SETS)
+            *products = (a == b ? 1 : 2) * c[a] * c[b];
+}
+
+static void gather_cells(fitting *f, cells *k)
+{
+    const bands *b = f->b;
+    double *rows = f->cell_rows;
+    const double *x[MAX_UNKNOWNS + 1];
+    moments *g = &f->g;
+    bool half = f->effort < 8 && b->w * b->h >= 65536;
+
+    for (int i = 0; i < k->n; i++) x[i] = rows + i * CELL * CELL;
+    double *weight = rows + k->n * CELL * CELL;
+    for (uint32_t cy = 0; cy < b->cells_y; cy++)
+        for (uint32_t cx = 0; cx < b->cells_x; cx++) {
+            uint32_t y1 = cy * CELL + CELL < b->h ? cy * CELL + CELL : b->h;
+            uint32_t x0 = cx * CELL, n_x = b->w - x0 < CELL ? b->w - x0 : CELL;
+            int n = 0;
+            for (uint32_t y = cy * CELL; y < y1; y++) {
+                if (half && (y ^ y >> 1) & 1) continue; // rows 0, 3, 4, 7 ...: either row of twins
+                for (int i = 0; i < k->n; i++) {
+                    double *out = rows + i * CELL * CELL + n;
+                    tap t = i && i + 1 < k->n ? f->all.taps[i - 1] : (tap){0};
+                    const int32_t *s =
+                        b->sample[t.back] + ((ptrdiff_t)y + t.dy) * b->stride + t.dx + x0;
+                    if (i == 0)
+                        for (uint32_t j = 0; j < CELL; j++) out[j] = 1;
+                    else
+                        for (uint32_t j = 0; j < n_x; j++) out[j] = s[j] * f->scale;
+                }
+                for (uint32_t j = 0; j < CELL; j++)
+                    weight[n + (int)j] =
+                        j < n_x && x0 + j >= 2 && y ? f->weights[(size_t)y * b->w + x0 + j] : 0;
+                n += CELL;
+            }
+            memset(g, 0, sizeof *g);
+            moments_add(g, x, weight, k->n, n);
+            double *m = cell_moments(k, cy * b->cells_x + cx);
+            for (int i = 0; i < k->n; i++)
+                for (int j = i; j < k->n; j++) *m++ = g->m[i][j];
+        }
+}
+
+/* Moments of all cells of a set. */
+static void sum_cells(const cells *k, moments *g, uint32_t set)
+{
+    memset(g, 0, sizeof *g);
+    for (uint32_t c = 0; c < k->n_cells; c++) {
+        if (k->set[c] != set) continue;
+        const double *m = cell_moments(k, c);
+        for (int i = 0; i < k->n; i++)
+            for (int j = i; j < k->n; j++) g->m[i][j] += *m++;
+    }
+    moments_mirror(g, k->n);
+}
+
+/* Coefficients of each set, then the best set of each cell, and again; returns what is left. */
+static double settle_cells(const fitting *f, cells *k, uint32_t n_sets, fit *out)
+{
+    double c[MAX_UNKNOWNS + 1] = {0}, r[MAX_UNKNOWNS][MAX_UNKNOWNS], left = 0, unused;
+    moments g;
+    int list[MAX_UNKNOWNS], n = list_unknowns(list, f, out);
+    bool good[MAX_SETS];
+
+    for (int round = 0; round < (f->effort < 8 ? 2 : 5); round++) {
+        for (uint32_t s = 0; s < n_sets; s++) {
+            double part[MAX_UNKNOWNS];
+            sum_cells(k, &g, s);
+            good[s] = solve(part, r, &g, list, n, k->n - 1) >= 0;
+            for (int i = 0; i < n && good[s]; i++) c[list[i]] = part[i];
+            c[k->n - 1] = -1;
+            set_products(k->products + s, k->n, c);
+        }
+        left = 0;
+        for (uint32_t i = 0; i < k->n_cells; i++) {
+            double least = 1e300, each[MAX_SETS];
+            cell_left(each, k, i, k->products, n_sets);
+            for (uint32_t s = 0; s < n_sets; s++)
+                if (good[s] && each[s] < least) {
+                    least = each[s];
+                    k->set[i] = (uint8_t)s;
+                }
+            left += least;
+        }
+    }
+    for (uint32_t s = 0; s < n_sets; s++) {
+        sum_cells(k, &g, s);
+        if (!set_coefs(f, &g, out, (int)s, &unused)) {
+            if (!s) return 1e300;
+            out->bias[s] = out->bias[0];
+            memcpy(out->coef[s], out->coef[0], sizeof out->coef[s]);
+        }
+    }
+    out->n_sets = (uint8_t)n_sets;
+    return left;
+}
+
+/* Several sets of coefficients where they save more than they take. False without memory. */
+static bool fit_sets(fitting *f)
+{
+    bands *b = f->b;
+    cells k = {.n = b->f.n_taps + 2, .n_cells = b->cells_x * b->cells_y};
+    size_t triangle = (size_t)k.n * ((size_t)k.n + 1) / 2;
+    double *memory = malloc(((k.n_cells + MAX_SETS) * triangle + (size_t)(k.n + 1) * CELL * CELL) *
+                            sizeof *memory);
+    uint8_t *best_sets = malloc((size_t)k.n_cells * 2);
+    double samples = 0, best;
+    fit trial;
+
+    if (!memory || !best_sets) {
+        free(memory);
+        free(best_sets);
+        return false;
+    }
+    k.m = memory;
+    k.set = best_sets + k.n_cells;
+    k.products = memory + k.n_cells * triangle;
+    f->cell_rows = k.products + MAX_SETS * triangle;
+    f->all = b->f;
+    gather_cells(f, &k);
+    for (uint32_t i = 0; i < k.n_cells; i++) samples += cell_moments(&k, i)[0];
+    double n = 0;
+    for (size_t i = 0; i < (size_t)b->w * b->h; i++) n += f->weights[i] > 0;
+    memset(k.set, 0, k.n_cells);
+    memset(best_sets, 0, k.n_cells);
+    trial = b->f;
+    double one = settle_cells(f, &k, 1, &trial);
+    bool good = samples > 0 && one > 0 && one < 1e300; // 0: nothing is left to win
+    best = good ? 0.5 * n * log2_of(one / samples) : 0;
+    if (one < 1e300) b->f = trial;
+    for (uint32_t n_sets = 4; n_sets <= MAX_SETS && good; n_sets *= 2) {
+        // parts of the sets so far, by turns
+        for (uint32_t i = 0; i < k.n_cells; i++) {
+            uint32_t turn = i % b->cells_x + i / b->cells_x * 2;
+            k.set[i] = (uint8_t)(n_sets == 4 ? turn % 4 : k.set[i] * 2 + turn % 2);
+        }
+        trial = b->f;
+        double left = settle_cells(f, &k, n_sets, &trial);
+        double cost = 0.5 * n * log2_of(left / samples) + n_sets * (b->f.n_taps * 10.0 + 12) +
+                      k.n_cells * 0.6 * log2_of(n_sets);
+        if (!(left > 0 && left < 1e300 && cost < best)) break;
+        best = cost;
+        b->f = trial;
+        memcpy(best_sets, k.set, k.n_cells);
+    }
+    memcpy(b->cell, best_sets, k.n_cells);
+    free(memory);
+    free(best_sets);
+    return true;
+}
+
+bool bands_fit(bands *b, int effort)
+{
+    fitting f = {.b = b, .scale = 1, .effort = effort};
+
+    for (int64_t most = (int64_t)b->high - b->low; most >= 1 << 17; most /= 2) f.scale /= 2;
+    clip_counts(f.all.count, every, b->band);
+    if (!fit_taps(&f.all, b->band)) return false;
+    f.pitch = b->w + 2 * LANES;
+    size_t n_rows = f.all.n_taps + 2 > N_SCALES + 1 ? f.all.n_taps + 2 : N_SCALES + 1;
+    double *memory = calloc((n_rows + 1) * f.pitch, sizeof *memory);
+    if (!memory) return false;
+    f.weight = memory;
+    f.rows = memory + f.pitch;
+    memset(b->cell, 0, (size_t)b->cells_x * b->cells_y);
+    uint32_t x0 = b->w > 4 ? 2 : 0, y0 = b->h > 4 ? 1 : 0;
+    bool sets = b->w * b->h >= SETS_MIN;
+    for (int pass = 0; pass < 2; pass++) {
+        double scale[N_SCALES];
+        uint32_t step = rows_step(b, pass ? sets ? 8000 : 24000 : 4000);
+        for (int i = 0; i < N_SCALES; i++) scale[i] = b->f.scale[i] / 64.0;
+        memset(&f.g, 0, sizeof f.g);
+        for (uint32_t y = y0; y < b->h; y += step) {
+            if (pass)
+                set_weights(&f, scale, y, 0.2);
+            else
+                for (uint32_t x = 0; x < b->w; x++)
+                    f.weight[x] = !(b->skip && b->skip[(size_t)y * b->w + x]);
+            add_row(&f, &f.g, y, x0, b->w);
+        }
+        moments_mirror(&f.g, f.all.n_taps + 2);
+        if (pass)
+            refine(&f);
+        else
+            choose_taps(&f);
+        f.all = b->f;
+        set_magnitudes(b);
+        fit_scale(&f, y0, rows_step(b, 12000));
+    }
+    bool ok = true;
+    if (effort > 3 && sets && b->f.n_taps) {
+        double scale[N_SCALES];
+        for (int i = 0; i < N_SCALES; i++) scale[i] = b->f.scale[i] / 64.0;
+        f.weights = malloc((size_t)b->w * b->h * sizeof *f.weights);
+        ok = f.weights != NULL;
+        for (uint32_t y = 0; ok && y < b->h; y++) {
+            set_weights(&f, scale, y, 0.2);
+            memcpy(f.weights + (size_t)y * b->w, f.weight, b->w * sizeof *f.weights);
+        }
+        ok = ok && fit_sets(&f);
+        free(f.weights);
+        if (ok) {
+            set_magnitudes(b);
+            fit_scale(&f, y0, rows_step(b, 12000));
+        }
+    }
+    free(memory);
+    return ok;
+}

@@ -1,0 +1,14 @@
+# venv.sh - sourced by the benchmarks: makes build/bench-venv, a Python with imagecodecs and GDAL. Wants $top, sets
+# $venv.
+venv=$top/build/bench-venv
+if [ ! -e "$venv/complete" ]; then
+    # Debian's Python: its osgeo belongs to the GDAL that the driver is built for.
+    if ! /usr/bin/python3 -c 'import ensurepip, osgeo' 2>/dev/null; then
+        echo "missing: apt-get install python3-venv python3-gdal" >&2
+        exit 1
+    fi
+    rm -rf "$venv"
+    /usr/bin/python3 -m venv --system-site-packages "$venv"
+    "$venv/bin/pip" install -q --upgrade imagecodecs numpy matplotlib pillow
+    touch "$venv/complete"
+fi

@@ -13,7 +13,7 @@
 #include "tables.h"
 
 #define HYPER_RATE 0.16f /* squared steps that a bit is worth: 6 dB a bit, at the optimum */
-#define HYPER_CHOICE 0.11f /* the same, where the encoder chooses residuals: measured on the model's files */
+#define HYPER_CHOICE 0.1f /* the same, where the encoder chooses residuals: measured on the model's files */
 #define HYPER_ANCHOR 32  /* quality between two anchors of the gains */
 #define HYPER_LS_MIN (-4.f) /* log2 of scale / step, the classes' range */
 #define HYPER_LS_MAX 8.f

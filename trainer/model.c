@@ -8,7 +8,7 @@
 #define VQ    NSVQ_FAMILY_VQ
 #define HYPER NSVQ_FAMILY_HYPER
 const preset presets[] = {
-    /* name      family stride latent c4 n4  c8 n8 c16 n16 body n render n slices dim codes hidden z wide side */
+    /* family, stride, latent; c4 n4 c8 n8 c16 n16; body n render n; slices dim codes hidden; z wide side */
     {"standard",     VQ, 16,  96, 64, 2, 128, 3, 256, 4, 256, 6, 64, 2, 4, 24, 4096, 192, 0, 0, 0},
     {"small",        VQ, 16,  96, 32, 1,  64, 1, 128, 2, 128, 3, 32, 1, 4, 24,  512,  64, 0, 0, 0},
     {"hyper16",   HYPER, 16, 192, 64, 2, 128, 3, 256, 4, 256, 5, 64, 2, 0, 0, 0, 0, 48, 128, 48},

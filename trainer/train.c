@@ -487,11 +487,16 @@ static void show_held_out(model *m, const dataset *d, const progress *g, FILE *l
     fflush(log);
 }
 
+static size_t n_spare(const model *m)
+{
+    return (size_t)m->q.slices * (size_t)m->q.cells * (size_t)m->q.dim;
+}
+
 static int save(model *m, const worker *w, const char *out)
 {
     char ck[1024];
     snprintf(ck, sizeof ck, "%s.ckpt", out);
-    if (w->sums) memcpy(m->q.spare, w->sums->spare, sizeof(float) * (size_t)(m->q.slices * m->q.cells * m->q.dim));
+    if (w->sums) memcpy(m->q.spare, w->sums->spare, sizeof(float) * n_spare(m));
     return checkpoint_save(m, ck);
 }
 
@@ -512,7 +517,7 @@ int train(model *m, const dataset *d, const train_options *o)
     for (int i = 0; i < nt; i++) worker_init(&w[i], m, m->run.patch);
     if (is_hyper(m) && m->h.column[0] == 0.f) measure_columns(m, d);
     if (m->mean && !m->moments) memcpy(m->mean, m->st.p, sizeof(float) * m->st.n);
-    if (w->sums) memcpy(w->sums->spare, m->q.spare, sizeof(float) * (size_t)(m->q.slices * m->q.cells * m->q.dim));
+    if (w->sums) memcpy(w->sums->spare, m->q.spare, sizeof(float) * n_spare(m));
     if (aware) qat_init(&qt, m, &m->f);
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);

@@ -266,8 +266,8 @@ NSVQDataset *NSVQDataset::GetLevel(int nLevel)
 
 /* Whoever builds external overviews wants those, not the file's. */
 CPLErr NSVQDataset::IBuildOverviews(const char *pszResampling, int nOverviews,
-                                    NSVQ_INT_LIST panOverviews, int nListBands,
-                                    NSVQ_INT_LIST panBands, GDALProgressFunc pfnProgress,
+                                    const int *panOverviews, int nListBands,
+                                    const int *panBands, GDALProgressFunc pfnProgress,
                                     void *pProgressData, CSLConstList papszOptions)
 {
     m_bHideLevels = true;
@@ -1018,7 +1018,7 @@ CPLErr NSVQBand::IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage)
 }
 
 CPLErr NSVQDataset::AdviseRead(int nXOff, int nYOff, int nXSize, int nYSize, int nBufXSize,
-                               int nBufYSize, GDALDataType, int, NSVQ_BAND_LIST, NSVQ_CSL)
+                               int nBufYSize, GDALDataType, int, int *, NSVQ_CSL)
 {
     if (nBufXSize == nXSize && nBufYSize == nYSize) m_oAdvised = {nXOff, nYOff, nXSize, nYSize};
     return CE_None;
@@ -1206,6 +1206,29 @@ CPLErr NSVQMaskBand::IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage)
     sWindow.row_stride = nBlockXSize;
     memset(pImage, 0, static_cast<size_t>(nBlockXSize) * nBlockYSize);
     return poOwner->ReadPixels(sWindow, true, false) ? CE_None : CE_Failure;
+}
+
+/* Windows of several blocks go straight into the caller's bytes, in few reads of the file. */
+CPLErr NSVQMaskBand::IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize,
+                               void *pData, int nBufXSize, int nBufYSize, GDALDataType eBufType,
+                               GSpacing nPixelSpace, GSpacing nLineSpace,
+                               GDALRasterIOExtraArg *psExtraArg)
+{
+    const bool bBlocks = nXSize > nBlockXSize || nYSize > nBlockYSize;
+    if (bBlocks && eBufType == GDT_Byte &&
+        IsPlainRead(eRWFlag, nXOff, nYOff, nXSize, nYSize, nBufXSize, nBufYSize, psExtraArg)) {
+        NSVQDataset *poOwner = static_cast<NSVQDataset *>(poDS);
+        const uint32_t nMask = static_cast<uint32_t>(m_iMask);
+        nsvq_window sWindow = poOwner->MakeWindow(nXOff, nYOff, nXSize, nYSize);
+        sWindow.n_bands = 1;
+        sWindow.bands = &nMask;
+        sWindow.pixels = pData;
+        sWindow.pixel_stride = static_cast<ptrdiff_t>(nPixelSpace);
+        sWindow.row_stride = static_cast<ptrdiff_t>(nLineSpace);
+        return poOwner->ReadPixels(sWindow, true, false) ? CE_None : CE_Failure;
+    }
+    return GDALRasterBand::IRasterIO(eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize,
+                                     nBufYSize, eBufType, nPixelSpace, nLineSpace, psExtraArg);
 }
 
 int NSVQMaskBand::GetOverviewCount()

@@ -13,7 +13,7 @@
 
 enum { MAX_EFFORT = 9 };
 enum { MAX_CHUNK = 64, MIN_CHUNK = 4, CHUNK_PIECES = 256 }; /* blocks; blocks times groups, about */
-enum { CHUNK_BYTES = 256 << 20 }; /* of pixels of one group, about */
+enum { CHUNK_BYTES = 256 << 20 }; /* of exact samples, about */
 
 /* One thread's memory. */
 typedef struct slot {
@@ -142,14 +142,16 @@ static nsvq_status strip_lossy(encoder *e, strip next, nsvq_error *err)
     next.cap = s->cap;
     // the rows above that the strip before holds, if it is of the same columns
     from = next.y0;
-    if (s->g == next.g && s->level == next.level && s->x0 == next.x0 && s->x1 == next.x1 && s->y0 <= next.y0 && s->y1 > next.y0) {
+    bool same = s->g == next.g && s->level == next.level && s->x0 == next.x0 && s->x1 == next.x1;
+    if (same && s->y0 <= next.y0 && s->y1 > next.y0) {
         memmove(s->px, s->px + (ptrdiff_t)(next.y0 - s->y0) * s->stride,
                 (size_t)(s->y1 - next.y0) * (size_t)s->stride);
         from = s->y1;
     }
     *s = next;
     if (from < s->y1 && (st = pull(e, s, from, s->y1, err)) != NSVQ_OK) return st;
-    widen(s->px + (ptrdiff_t)(from - s->y0) * s->stride, s->x1 - s->x0, s->y1 - from, h->groups[s->g].n_bands, s->stride);
+    widen(s->px + (ptrdiff_t)(from - s->y0) * s->stride, s->x1 - s->x0, s->y1 - from,
+          h->groups[s->g].n_bands, s->stride);
     for (uint32_t y = s->y1 - s->y0; y < round_up(e, s->y1 - s->y0); y++)
         memcpy(s->px + (ptrdiff_t)y * s->stride, s->px + ((ptrdiff_t)y - 1) * s->stride, (size_t)s->stride);
     return NSVQ_OK;
@@ -508,17 +510,19 @@ static nsvq_status encode_blocks(encoder *e, nsvq_error *err)
 
 /* ---- memory ---- */
 
-/* Bytes of a block of the largest exact group. */
-static size_t exact_bytes(const header *h)
+/* Bytes of a block of the largest exact group; *all: of all exact groups. */
+static size_t exact_bytes(const header *h, size_t *all)
 {
     size_t most = 0;
 
+    *all = 0;
     for (uint32_t i = 0; i < h->n_groups; i++) {
         const group *g = &h->groups[i];
-        size_t bytes = g->coding == NSVQ_CODING_EXACT ? group_planes(g) * group_bytes(g) : 0;
+        size_t bytes = g->coding == NSVQ_CODING_EXACT ? group_planes(g) * group_bytes(g) * BLOCK * BLOCK : 0;
         most = bytes > most ? bytes : most;
+        *all += bytes;
     }
-    return most * BLOCK * BLOCK;
+    return most;
 }
 
 static bool slot_create(const encoder *e, slot *s, size_t exact)
@@ -549,8 +553,8 @@ static nsvq_status encoder_room(encoder *e, nsvq_error *err)
     uint32_t n_groups = e->w.h.n_groups, blocks_x = e->w.h.levels[0].blocks_x;
 
     e->chunk = CHUNK_PIECES / n_groups;
-    size_t exact = exact_bytes(&e->w.h);
-    if (exact && e->chunk > CHUNK_BYTES / exact) e->chunk = (uint32_t)(CHUNK_BYTES / exact);
+    size_t all, exact = exact_bytes(&e->w.h, &all);
+    if (all && e->chunk > CHUNK_BYTES / all) e->chunk = (uint32_t)(CHUNK_BYTES / all);
     e->chunk = e->chunk < MIN_CHUNK ? MIN_CHUNK : e->chunk > MAX_CHUNK ? MAX_CHUNK : e->chunk;
     e->chunk = e->chunk < blocks_x ? e->chunk : blocks_x;
     e->strips[0].g = e->strips[1].g = UINT32_MAX; // of no group yet

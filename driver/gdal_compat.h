@@ -52,16 +52,6 @@
 #define NSVQ_CLOSE_DEFINE(type)
 #endif
 
-// Lists of bands and levels; constant since 3.6.
-#define NSVQ_INT_LIST const int *
-
-// What AdviseRead() is given; constant since 3.13.
-#if GDAL_VERSION_NUM >= GDAL_COMPUTE_VERSION(3, 13, 0)
-#define NSVQ_BAND_LIST const int *
-#else
-#define NSVQ_BAND_LIST int *
-#endif
-
 // 3.7 has a type for signed bytes; before, they are Byte with an item in IMAGE_STRUCTURE.
 #if GDAL_VERSION_NUM >= GDAL_COMPUTE_VERSION(3, 7, 0)
 #define NSVQ_HAVE_INT8 1

@@ -153,12 +153,12 @@ class NSVQDataset final : public GDALPamDataset
     CPLErr CreateMaskBand(int nFlags) override;
     /* Blocks of the window that are then read one by one come with those to the right of them. */
     CPLErr AdviseRead(int nXOff, int nYOff, int nXSize, int nYSize, int nBufXSize, int nBufYSize,
-                      GDALDataType eBufType, int nBandCount, NSVQ_BAND_LIST panBandList,
+                      GDALDataType eBufType, int nBandCount, int *panBandList,
                       NSVQ_CSL papszOptions) override;
 
   protected:
-    CPLErr IBuildOverviews(const char *pszResampling, int nOverviews, NSVQ_INT_LIST panOverviews,
-                           int nListBands, NSVQ_INT_LIST panBands, GDALProgressFunc pfnProgress,
+    CPLErr IBuildOverviews(const char *pszResampling, int nOverviews, const int *panOverviews,
+                           int nListBands, const int *panBands, GDALProgressFunc pfnProgress,
                            void *pProgressData, CSLConstList papszOptions) override;
     CPLErr IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize, void *pData,
                      int nBufXSize, int nBufYSize, GDALDataType eBufType, int nBandCount,
@@ -287,6 +287,9 @@ class NSVQMaskBand final : public GDALRasterBand
     /* iMask: from 0, of the file's masks */
     NSVQMaskBand(NSVQDataset *poDS, int iMask);
     CPLErr IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage) override;
+    CPLErr IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize, void *pData,
+                     int nBufXSize, int nBufYSize, GDALDataType eBufType, GSpacing nPixelSpace,
+                     GSpacing nLineSpace, GDALRasterIOExtraArg *psExtraArg) override;
     int GetOverviewCount() override;
     GDALRasterBand *GetOverview(int iLevel) override;
     bool IsMaskBand() const override

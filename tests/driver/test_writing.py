@@ -134,6 +134,40 @@ def test_cancelling(tmp_path, at):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_cancelling_at_every_call(tmp_path):
+    """Blocks of all levels, two groups, a mask: whatever call says no, nothing stays."""
+    source = memory(picture(1030, 520, 4), alpha=True)
+    source.CreateMaskBand(gdal.GMF_PER_DATASET)
+    source.GetRasterBand(1).GetMaskBand().Fill(255)
+    calls = []
+    copy(tmp_path / "a.nsvq", source, "NUM_THREADS=1", callback=lambda done, text, data: calls.append(done) or 1)
+    (tmp_path / "a.nsvq").unlink()
+    assert len(calls) > 12
+    for n in range(len(calls)):
+        left = [n]
+
+        def stop(done, text, data):
+            left[0] -= 1
+            return left[0] >= 0
+
+        assert gdal.CPLE_UserInterrupt in fails(tmp_path / "a.nsvq", source, "NUM_THREADS=1", callback=stop)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_writes_that_fail_one_by_one(tmp_path):
+    """The file stops growing after every share of its size, header and overviews last."""
+    source = noise(700, 600, 2)
+    path = copy(tmp_path / "whole.nsvq", memory(source), "LOSSLESS=YES")
+    size = os.path.getsize(path)
+    os.remove(path)
+    code = FULL.replace("memory(noise(700, 600, 3))", "memory(noise(700, 600, 2))")
+    for i in range(16):
+        limit = size * i // 16
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.nsvq"), str(limit)],
+                              cwd=os.path.dirname(os.path.abspath(__file__)))
+        assert done.returncode == 0 and list(tmp_path.iterdir()) == [], limit
+
+
 def test_progress(vsimem):
     seen = []
     copy(vsimem + "/a.nsvq", memory(picture(1100, 1100)), callback=lambda done, text, data: seen.append(done) or 1)

@@ -36,5 +36,5 @@ def about(top, tools, args):
         "runs": args.runs,
         "gdal": gdal,
         "versions": peers.versions(),
-        "peers": {name: text for name, (_, text) in peers.PEERS.items()},
+        "peers": {name: text for name, (_, text) in peers.chosen(args.peers).items()},
     }

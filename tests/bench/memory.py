@@ -30,10 +30,10 @@ def peak_of(command, env):
     return {"seconds": time.perf_counter() - start, "peak_mib": peak / 1024}
 
 
-def measure(tools, files, side):
+def measure(tools, pictures, side):
     source = os.path.join(tools.work, "memory.tif")
     picture = os.path.join(tools.work, "memory.ppm")
-    mosaic.save(picture, mosaic.pixels(tools, files, min(side, SOURCE_SIDE)))
+    mosaic.save(picture, mosaic.pixels(tools, pictures, min(side, SOURCE_SIDE)))
     tools.translate("GTiff", picture, source, ["TILED=YES", "BLOCKXSIZE=512", "BLOCKYSIZE=512"])
     os.remove(picture)
     vrt = os.path.join(tools.work, "memory.vrt")

@@ -7,14 +7,13 @@ import numpy as np
 import rate
 
 
-def pixels(tools, files, side):
+def pixels(tools, pictures, side):
     """side x side RGB in cells of up to 1024, one image each, mirrored where it is smaller."""
     cell = min(side, 1024)
     images = []
-    for file in files:
-        path = os.path.join(tools.work, "cell.ppm")
-        tools.to_ppm(file, path)
-        image = rate.load_ppm(path)[:cell, :cell]
+    for picture in pictures:
+        path, image = rate.pixels_of(tools, picture)
+        image = image[:cell, :cell]
         pad = [(0, cell - image.shape[0]), (0, cell - image.shape[1]), (0, 0)]
         images.append(np.pad(image, pad, mode="symmetric"))
         os.remove(path)

@@ -13,7 +13,10 @@ import peers
 import quality
 
 RANGES = {"0.1-0.8": (0.1, 0.8), "0.8-2.5": (0.8, 2.5)}  # bpp of the anchor
+LADDER = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.5)  # bpp of the anchor
+VQ_QUALITIES = (50, 99)  # of FAMILY=VQ, which has its own scale
 STRIDE, CODE_BYTES = 16, 6  # flat: 4 codes of 12 bits for 16 x 16 pixels
+NO_OVERVIEWS = "OVERVIEWS=NONE"  # the other codecs have none
 
 
 class Tools:
@@ -32,7 +35,7 @@ class Tools:
             "GDAL_PAM_ENABLED": "NO",
         }
         self.options = []
-        self.nsvq = None  # the library's version, model, id; None: cannot be measured
+        self.nsvq = None  # version, kernels, models; None: cannot be measured
         formats = self.run(["gdalinfo", "--formats"])
         if " NSVQ " not in formats or not os.path.exists(self.speed):
             print("NSVQ is not built: only the other codecs are measured")
@@ -44,6 +47,20 @@ class Tools:
             shutil.copy(self.model, os.path.join(folder, self.nsvq["id"] + ".nsvqm"))
             self.env["NSVQ_MODEL_PATH"] = folder
             self.options = [f"MODEL={self.model}", "EMBED_MODEL=NO"]
+            self.nsvq["models"] = [[self.nsvq["model"], self.nsvq["id"]]]
+        else:
+            self.nsvq["models"] = [self.model_at(1), self.model_at(99)]
+
+    def model_at(self, setting):
+        """Name and id of the model that the driver takes at a QUALITY."""
+        stem = os.path.join(self.work, "probe")
+        with open(stem + ".ppm", "wb") as f:
+            f.write(b"P6\n64 64\n255\n" + bytes(3 * 64 * 64))
+        self.translate("NSVQ", stem + ".ppm", stem + ".nsvq", [f"QUALITY={setting}"])
+        about = json.loads(self.run(["gdalinfo", "-json", "-mdd", "NSVQ", stem + ".nsvq"]))
+        os.remove(stem + ".ppm")
+        os.remove(stem + ".nsvq")
+        return [about["metadata"]["NSVQ"][key] for key in ("MODEL", "MODEL_ID")]
 
     def model_option(self):
         return ["-m", self.model] if self.model else []
@@ -54,15 +71,16 @@ class Tools:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
         return done.stdout
 
-    def translate(self, form, source, target, options=()):
+    def translate(self, form, source, target, options=(), window=None):
         if os.path.exists(target):
             os.remove(target)
-        co = [word for option in options for word in ("-co", option)]
-        self.run(["gdal_translate", "-q", "-of", form, *co, source, target])
+        words = [word for option in options for word in ("-co", option)]
+        words += ["-srcwin", *map(str, window)] if window else []
+        self.run(["gdal_translate", "-q", "-of", form, *words, source, target])
 
-    def to_ppm(self, source, target):
-        """Pixels alone: no georeferencing, no metadata."""
-        self.translate("PNM", source, target)
+    def to_ppm(self, source, target, window=None):
+        """Pixels alone: no georeferencing, no metadata. window: x, y, width, height."""
+        self.translate("PNM", source, target, window=window)
 
     def inspect(self, path):
         return json.loads(self.run([self.speed, *self.model_option(), "-i", path]))
@@ -83,17 +101,24 @@ class Cache:
     def __init__(self, folder, pixels):
         key = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
         self.path = os.path.join(folder, key[:32] + ".json")
-        self.versions = ", ".join(peers.versions())
+        self.versions = peers.versions()
         self.points = {}
+        self.saved = 0  # how many points the file holds
         if os.path.exists(self.path):
             with open(self.path) as f:
                 kept = json.load(f)
-            if kept["versions"] == self.versions:
+            if set(kept["versions"].split(", ")) <= set(self.versions):
                 self.points = kept["points"]
+                self.saved = len(self.points)
 
     def save(self):
-        with open(self.path, "w") as f:
-            json.dump({"versions": self.versions, "points": self.points}, f)
+        if len(self.points) == self.saved:
+            return
+        part = f"{self.path}.{os.getpid()}"
+        with open(part, "w") as f:
+            json.dump({"versions": ", ".join(self.versions), "points": self.points}, f)
+        os.replace(part, self.path)
+        self.saved = len(self.points)
 
 
 def point(pixels, decoded, size, setting):
@@ -106,27 +131,57 @@ def point(pixels, decoded, size, setting):
 
 
 def measure_variant(name, pixels, cache, size):
-    """All grid points, and those that refine around size (None: no refinement)."""
+    """The points of the grid, up to a large enough file, and those that refine around size (None:
+    no refinement)."""
     variant = peers.VARIANTS[name]
+    enough = variant.enough * pixels.shape[0] * pixels.shape[1] / 8
 
     def measure(setting):
         key = f"{name} {setting}"
         if key not in cache.points:
             data = variant.encode(pixels, setting)
             cache.points[key] = point(pixels, variant.decode(data), len(data), setting)
+            cache.save()
         return cache.points[key]
 
-    points = [measure(s) for s in variant.settings]
+    points = []
+    for setting in variant.settings:
+        points.append(measure(setting))
+        if points[-1]["bytes"] >= enough:
+            break
     if size:
-        peers.refine(points, measure, size)
+        peers.refine(points, measure, size, variant.near)
     return points
 
 
-def measure_nsvq(tools, stem, ppm, pixels, qualities):
+def pixels_of(tools, picture):
+    """The raster as a PPM in the working folder, and its pixels."""
+    path = os.path.join(tools.work, f"{picture.set}_{picture.name}_{os.getpid()}.ppm")
+    tools.to_ppm(picture.path, path, picture.window)
+    return path, load_ppm(path)
+
+
+def fill_cache(job):
+    """Grids of some variants on one image, so that they can be measured beforehand."""
+    tools, picture, variants = job
+    path, pixels = pixels_of(tools, picture)
+    os.remove(path)
+    cache = Cache(tools.cache, pixels)
+    for variant in variants:
+        measure_variant(variant, pixels, cache, None)
+    return f"{picture.set}/{picture.name}: {', '.join(variants)}"
+
+
+def variants_of(names):
+    return list(dict.fromkeys(v for members, _ in peers.chosen(names).values() for v in members))
+
+
+def measure_nsvq(tools, ppm, pixels, qualities, options=()):
     points = []
     for q in qualities:
-        coded, back = f"{stem}_q{q}.nsvq", f"{stem}_q{q}.ppm"
-        tools.translate("NSVQ", ppm, coded, [f"QUALITY={q}", *tools.options])
+        coded, back = f"{ppm}_q{q}.nsvq", f"{ppm}_q{q}.ppm"
+        words = [f"QUALITY={q}", NO_OVERVIEWS, *options, *tools.options]
+        tools.translate("NSVQ", ppm, coded, words)
         tools.to_ppm(coded, back)
         info = tools.inspect(coded)
         if info["embedded"]:
@@ -139,101 +194,172 @@ def measure_nsvq(tools, stem, ppm, pixels, qualities):
     return points
 
 
-def compare(image, nsvq, curves, default):
-    """At equal bytes, and BD-rates."""
+def monotone(points):
+    """Settings whose next one, a higher QUALITY, has the larger error or the smaller file."""
+    pairs = list(zip(points, points[1:]))
+    return {
+        "worse": [
+            [a["setting"], b["setting"], b["psnr"] - a["psnr"]]
+            for a, b in pairs
+            if b["psnr"] < a["psnr"]
+        ],
+        "smaller": [
+            [a["setting"], b["setting"], b["bytes"] / a["bytes"] - 1]
+            for a, b in pairs
+            if b["bytes"] < a["bytes"]
+        ],
+    }
+
+
+def against_anchor(curves, area):
+    """BD-rates over RANGES and size ratios at LADDER, metric by metric."""
     anchor = curves[peers.ANCHOR]
+    others = {name: points for name, points in curves.items() if name != peers.ANCHOR}
+    bd = {metric: {} for metric in curve.METRICS}
+    ladder = {}
+    for metric in curve.METRICS:
+        for span_name, ends in RANGES.items():
+            span = [curve.at_bytes(anchor, metric, bpp * area / 8) for bpp in ends]
+            known = None not in span
+            row = bd[metric][span_name] = {"span": span if known else None, "codecs": {}}
+            for name, points in others.items() if known else ():
+                shared = curve.common(span, curve.span_of(points, metric))
+                row["codecs"][name] = {
+                    "range": shared,
+                    "percent": curve.bd_rate(points, anchor, metric, shared),
+                }
+        sizes = [bpp * area / 8 for bpp in LADDER]
+        ladder[metric] = {
+            name: [
+                None if np.isnan(r) else 100 * np.expm1(r)
+                for r in curve.log_ratios(points, anchor, metric, sizes)
+            ]
+            for name, points in others.items()
+        }
+    return bd, ladder
+
+
+def compare(image, curves, default):
+    """Against the anchor; NSVQ against each codec over all of their common range, and at equal
+    bytes."""
     area = image["width"] * image["height"]
-    spans = {}
-    for name, (low, high) in RANGES.items():
-        ends = [curve.at_bytes(anchor, "psnr", bpp * area / 8) for bpp in (low, high)]
-        if None not in ends:
-            spans[name] = tuple(ends)
-    image["bd_anchor"] = {name: {} for name in RANGES}
+    nsvq = image["nsvq"]
     rows = {"NSVQ": [nsvq], **curves} if nsvq else curves
-    for span_name, span in spans.items():
-        for name, points in rows.items():
-            if name == peers.ANCHOR:
-                continue
-            shared = curve.common(span, curve.psnr_range(points))
-            image["bd_anchor"][span_name][name] = {
-                "range": shared,
-                "percent": curve.bd_rate(points, anchor, shared),
-            }
+    image["bd_anchor"], image["ladder"] = against_anchor(rows, area)
     if not nsvq:
         return
-    image["bd_nsvq"], image["equal_bytes"] = {}, {}
+    image["monotone"] = monotone(nsvq)
+    image["bd_nsvq"] = {metric: {} for metric in curve.METRICS}
+    image["equal_bytes"] = {}
     at = next(p for p in nsvq if p["setting"] == default)
     for name, points in curves.items():
-        shared = curve.common(curve.psnr_range([nsvq]), curve.psnr_range(points))
-        image["bd_nsvq"][name] = {"range": shared, "percent": curve.bd_rate([nsvq], points, shared)}
         row = image["equal_bytes"][name] = {}
-        for metric in ("psnr", "msssim"):
-            row[metric] = curve.at_bytes(points, metric, at["bytes"])
-            row[metric + "_gain"] = None if row[metric] is None else at[metric] - row[metric]
+        for metric in curve.METRICS:
+            shared = curve.common(curve.span_of([nsvq], metric), curve.span_of(points, metric))
+            image["bd_nsvq"][metric][name] = {
+                "range": shared,
+                "percent": curve.bd_rate([nsvq], points, metric, shared),
+            }
+            value = curve.at_bytes(points, metric, at["bytes"])
+            row[metric] = None if value is None else curve.decibels(at, metric) - value
+    if image["vq"]:
+        image["prior"] = prior(image)
+
+
+def prior(image):
+    """What entropy coding saves of the codes of FAMILY=VQ."""
     flat = CODE_BYTES * -(-image["width"] // STRIDE) * -(-image["height"] // STRIDE)
-    best = nsvq[-1]
-    image["prior"] = {
-        "flat_bytes": flat,
-        "flat_bpp": 8 * flat / area,
-        "saving_100": 1 - best["bytes"] / flat,
-        "saving_100_blocks": 1 - best["block_bytes"] / flat,
-        "saving_default": 1 - at["bytes"] / flat,
-        "psnr_cost_default": best["psnr"] - at["psnr"],
+    usual, best = image["vq"]
+    return {
+        "flat_bpp": 8 * flat / (image["width"] * image["height"]),
+        "saving_best": 1 - best["bytes"] / flat,
+        "saving_best_blocks": 1 - best["block_bytes"] / flat,
+        "saving_default": 1 - usual["bytes"] / flat,
+        "psnr_cost_default": best["psnr"] - usual["psnr"],
     }
 
 
 def measure_image(job):
-    tools, set_name, path, qualities, default = job
-    name = os.path.splitext(os.path.basename(path))[0]
-    stem = os.path.join(tools.work, f"{set_name}_{name}")
-    tools.to_ppm(path, stem + ".ppm")
-    pixels = load_ppm(stem + ".ppm")
-    nsvq = measure_nsvq(tools, stem, stem + ".ppm", pixels, qualities) if tools.nsvq else []
-    os.remove(stem + ".ppm")
+    tools, picture, args = job
+    path, pixels = pixels_of(tools, picture)
+    nsvq, vq = [], []
+    if tools.nsvq:
+        nsvq = measure_nsvq(tools, path, pixels, args.quality)
+        if not tools.model:
+            vq = measure_nsvq(tools, path, pixels, VQ_QUALITIES, ["FAMILY=VQ"])
+    os.remove(path)
 
-    size = next((p["bytes"] for p in nsvq if p["setting"] == default), None)
+    size = next((p["bytes"] for p in nsvq if p["setting"] == args.default_quality), None)
     cache = Cache(tools.cache, pixels)
-    variants = {v: measure_variant(v, pixels, cache, size) for v in peers.VARIANTS}
-    cache.save()
-    curves = {name: [variants[v] for v in names] for name, (names, _) in peers.PEERS.items()}
+    variants = {v: measure_variant(v, pixels, cache, size) for v in variants_of(args.peers)}
+    curves = {
+        name: [variants[v] for v in members]
+        for name, (members, _) in peers.chosen(args.peers).items()
+    }
     image = {
-        "set": set_name,
-        "name": name,
+        "set": picture.set,
+        "name": picture.name,
         "width": pixels.shape[1],
         "height": pixels.shape[0],
         "scales": quality.n_scales(pixels.shape),
         "nsvq": nsvq,
+        "vq": vq,
         "variants": variants,
     }
-    compare(image, nsvq, curves, default)
+    compare(image, curves, args.default_quality)
     return image
 
 
 def mean(values):
-    """Mean of those that are there, and how many."""
+    """Mean, smallest and largest of those that are there, and how many."""
     known = [v for v in values if v is not None]
-    return {"mean": float(np.mean(known)) if known else None, "n": len(known), "of": len(values)}
+    return {
+        "mean": float(np.mean(known)) if known else None,
+        "min": min(known, default=None),
+        "max": max(known, default=None),
+        "n": len(known),
+        "of": len(values),
+    }
 
 
 def summarise_set(images):
-    out = {"bd_anchor": {}}
-    names = list(peers.PEERS)
-    for span in RANGES:
-        out["bd_anchor"][span] = {
-            name: mean([i["bd_anchor"][span].get(name, {}).get("percent") for i in images])
-            for name in ["NSVQ"] + names
-            if name != peers.ANCHOR
-        }
-    if images[0]["nsvq"]:
-        out["bd_nsvq"] = {n: mean([i["bd_nsvq"][n]["percent"] for i in images]) for n in names}
-        out["equal_bytes"] = {
-            n: {
-                m: mean([i["equal_bytes"][n][m + "_gain"] for i in images])
-                for m in ("psnr", "msssim")
+    first = images[0]
+    out = {"bd_anchor": {}, "ladder": {}}
+    for metric in curve.METRICS:
+        names = list(first["ladder"][metric])
+        out["bd_anchor"][metric] = {
+            span: {
+                name: mean(
+                    [
+                        i["bd_anchor"][metric][span]["codecs"].get(name, {}).get("percent")
+                        for i in images
+                    ]
+                )
+                for name in names
             }
-            for n in names
+            for span in RANGES
         }
-        out["prior"] = {k: mean([i["prior"][k] for i in images]) for k in images[0]["prior"]}
+        out["ladder"][metric] = {
+            name: [mean(column) for column in zip(*(i["ladder"][metric][name] for i in images))]
+            for name in names
+        }
+    if first["nsvq"]:
+        out["bd_nsvq"] = {
+            metric: {
+                name: mean([i["bd_nsvq"][metric][name]["percent"] for i in images])
+                for name in first["bd_nsvq"][metric]
+            }
+            for metric in curve.METRICS
+        }
+        out["equal_bytes"] = {
+            name: {
+                metric: mean([i["equal_bytes"][name][metric] for i in images])
+                for metric in curve.METRICS
+            }
+            for name in first["equal_bytes"]
+        }
+    if "prior" in first:
+        out["prior"] = {k: mean([i["prior"][k] for i in images]) for k in first["prior"]}
     return out
 
 

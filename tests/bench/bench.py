@@ -32,6 +32,9 @@ def parse_arguments():
         "--model",
         help="model file instead of the library's default; not counted, as if it were shipped",
     )
+    parser.add_argument(
+        "--options", nargs="+", default=[], metavar="NAME=VALUE", help="further creation options of NSVQ"
+    )
     parser.add_argument("--quality", type=int, nargs="+", default=QUALITIES)
     parser.add_argument("--default-quality", type=int, default=50)
     parser.add_argument(
@@ -149,6 +152,7 @@ def fill_cache(tools, pictures, args):
 def main():
     args = parse_arguments()
     tools = rate.Tools(args.build, os.path.join(TOP, "build", "bench"), args.model)
+    tools.options += args.options
     pictures, left_out = list_pictures(tools, args.images, args.window)
     for line in left_out:
         print(f"left out: {line}", file=sys.stderr)

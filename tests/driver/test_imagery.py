@@ -18,22 +18,36 @@ def rgb_images(shared_data):
     return files
 
 
-def test_rgb_images(shared_data, tmp_path):
-    """With all options at their defaults: small, alike, of the same colours, nothing lost."""
+@pytest.mark.parametrize("options,bpp,decibels,drift", [([], 3.6, 29, 1), (["FAMILY=VQ", "OVERVIEWS=NONE"], 0.19, 17.5, 3)])
+def test_rgb_images(shared_data, tmp_path, options, bpp, decibels, drift):
+    """With all options at their defaults, and at the lowest rates: small, alike, of the same colours, nothing lost."""
     for file in rgb_images(shared_data):
         source = gdal.Open(file)
         pixels = source.ReadAsArray()
-        path = copy(tmp_path / "a.nsvq", source)
+        path = copy(tmp_path / "a.nsvq", source, *options)
         ds = reopen(path)
         got = ds.ReadAsArray()
-        assert 8 * os.path.getsize(path) / pixels[0].size <= 0.19, file
-        assert psnr(got, pixels) > 17.5, file
-        assert np.abs(got.mean((1, 2)) - pixels.mean((1, 2))).max() < 3, file
+        assert 8 * os.path.getsize(path) / pixels[0].size <= bpp, file
+        assert psnr(got, pixels) > decibels, file
+        assert np.abs(got.mean((1, 2)) - pixels.mean((1, 2))).max() < drift, file
         assert ds.GetMetadata() == source.GetMetadata(), file
         assert ds.GetGeoTransform() == source.GetGeoTransform(), file
         assert (ds.GetSpatialRef() is None) == (source.GetSpatialRef() is None), file
         assert source.GetSpatialRef() is None or ds.GetSpatialRef().IsSame(source.GetSpatialRef()), file
         assert no_sidecar(path), file
+
+
+def test_quality_is_monotone(shared_data, vsimem):
+    """A higher QUALITY never has the larger error."""
+    qualities = [1, 4, 7, 9.9, 10, 11, 13, 16, 20, 25, 30, 36, 42, 50, 58, 66, 74, 82, 90, 99]
+    for file in rgb_images(shared_data):
+        source, last = gdal.Open(file), 0
+        pixels = source.ReadAsArray()
+        for quality in qualities:
+            ds = reopen(copy(vsimem + "/q.nsvq", source, "QUALITY=%g" % quality, "OVERVIEWS=NONE"))
+            now = psnr(ds.ReadAsArray(), pixels)
+            assert now >= last, (file, quality, now, last)
+            last = now
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,7 @@ static void unique(fetched *v)
 {
     size_t n = 0;
 
+    if (!v->n_numbers) return; // numbers may be NULL
     qsort(v->numbers, v->n_numbers, sizeof *v->numbers, by_value);
     for (size_t i = 0; i < v->n_numbers; i++)
         if (!n || v->numbers[i] != v->numbers[n - 1]) v->numbers[n++] = v->numbers[i];

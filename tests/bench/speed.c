@@ -156,7 +156,8 @@ static double time_encode(bytes *out, picture *p, const nsvq_model *m, int quali
                                .model = m,
                                .quality = quality,
                                .n_threads = threads,
-                               .embed = 2};
+                               .embed = 2,
+                               .n_levels = 1};
     nsvq_sink sink = {.user = out, .write_at = write_bytes};
     nsvq_error err = {0};
     double start = now();

@@ -3,7 +3,7 @@
 
 JPEG 2000 is OpenJPEG through GDAL at its strongest: one tile, 6 resolutions, irreversible, colour
 transform; its size is steered to within 1 % of the NSVQ file's (the model, if embedded, included).
-PSNR is over all pixels and bands, peak 255. Sizes are whole files.
+PSNR is over all pixels and bands, peak 255. Sizes are whole files; NSVQ is written without overviews.
 """
 import argparse
 import os
@@ -64,7 +64,7 @@ def main():
         stem = os.path.splitext(os.path.basename(image))[0]
         for quality in args.quality:
             path = os.path.join(args.folder, f"{stem}_q{quality}")
-            size = write("NSVQ", path + ".nsvq", source, [f"QUALITY={quality}"])
+            size = write("NSVQ", path + ".nsvq", source, [f"QUALITY={quality}", "OVERVIEWS=NONE"])
             row(stem[:28], f"NSVQ q{quality}", size, pixels, psnr(path + ".nsvq", original))
             back = path + ".tif"  # what any program without the driver can read
             write("GTiff", back, gdal.Open(path + ".nsvq"), ["COMPRESS=DEFLATE", "TILED=YES"])

@@ -415,7 +415,7 @@ static int round_div(int a, int b) /* b > 0; halves away from 0 */
  * in steps, squares in 1/65536. a: the distance from the mean, in 1/256 step. */
 static int choose(const coder *c, int cls, int a, bool negative, int64_t *cost_of)
 {
-    int near = (a + 128) >> 8, best = 0;
+    int near = clamp_int((a + 128) >> 8, 0, MAX_RESIDUAL), best = 0;
     int64_t least = INT64_MAX;
 
     for (int k = near; k >= 0 && k >= near - 1; k--) {
@@ -479,7 +479,8 @@ static int make_z(coder *c)
     for (int p = 0; p < c->zw * c->zh; p++)
         for (int i = 0; i < c->n_z; i++) {
             int16_t *z = c->z + (size_t)p * (size_t)c->n_z + (size_t)i;
-            *z = (int16_t)round_div(16 * (*z - c->m->hyper.z_mean[i]), c->step[c->n_latent + i]);
+            int r = round_div(16 * (*z - c->m->hyper.z_mean[i]), c->step[c->n_latent + i]);
+            *z = (int16_t)clamp_int(r, -MAX_RESIDUAL, MAX_RESIDUAL);
             z_value(c, p, i, *z);
             put_residual(c, z_class(c, i), *z);
         }

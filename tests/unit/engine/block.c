@@ -289,6 +289,33 @@ static void decoding_needs_no_analysis(void **state)
     for (int i = 0; i < N_SHAPES; i++) decode_without_analysis(shapes[i]);
 }
 
+/* Residuals as large as numbers allow, of latents and hyper-latents: what is written can be read. */
+static void the_largest_residuals_return(void **state)
+{
+    for (int mean = -1; mean <= 1; mean++) {
+        fixture f;
+        set_up(&f, TESTMODEL_HYPER8);
+        nsvq_hyper *h = &f.m.hyper;
+        const nsvq_layer *last = &h->analysis.layer[h->analysis.n_layers - 1];
+        for (int i = 0; i < NSVQ_N_GAINS * (f.n_latent + h->z); i++) h->gain[i] = -2048; // the finest steps
+        for (int i = 0; i < h->z; i++) {
+            h->z_mean[i] = (int16_t)mean;
+            memset(last->wt + (size_t)i * last->cin, 0, last->cin);
+            last->bias[i] = i & 1 ? -(1 << 30) : 1 << 30; // every hyper-latent is at an end
+            last->shift[i] = 0;
+            last->mul[i] = 32767;
+        }
+        for (int i = 0; i < N_TABLES; i++) { // packed anew
+            nsvq_kernels k;
+            nsvq_engine_destroy(f.engine[i]);
+            f.engine[i] = kernel_table(&k, i) ? nsvq_engine_create(&f.m, &k) : NULL;
+        }
+        for (int i = 0; i < 9 * 9 * f.n_latent; i++) f.y[i] = i % 3 ? 32767 : -32768;
+        check_block(&f, 9, 9, NSVQ_MAX_QUALITY16);
+        tear_down(&f);
+    }
+}
+
 /* ---- damage ---- */
 
 static int decode_copy(fixture *f, const uint8_t *bytes, size_t size, int bw, int bh)
@@ -369,6 +396,7 @@ int main(void)
         cmocka_unit_test(blocks_of_the_shipped_shape_return),
         cmocka_unit_test(lambda_trades_bytes_for_fidelity),
         cmocka_unit_test(decoding_needs_no_analysis),
+        cmocka_unit_test(the_largest_residuals_return),
         cmocka_unit_test(cut_blocks_are_refused),
         cmocka_unit_test(garbage_never_crashes),
     };

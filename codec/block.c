@@ -41,11 +41,6 @@ typedef struct coder {
     int32_t *base; /* [slice][code] */
 } coder;
 
-static int clamp_int(int v, int min, int max)
-{
-    return v < min ? min : v > max ? max : v;
-}
-
 /* ---- steps of both ---- */
 
 static size_t n_symbols_of(const nsvq_model_desc *m, int bw, int bh)

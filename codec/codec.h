@@ -286,6 +286,16 @@ void cache_release(cache *c, entry **entries, size_t n);
 typedef int (*pool_task)(void *user, int thread, size_t item);
 void pool_run(int n_threads, size_t n, pool_task task, void *user);
 
+static inline nsvq_type type_of(const nsvq_band *b)
+{
+    return b->type ? (nsvq_type)b->type : NSVQ_TYPE_U8;
+}
+/* Only samples of 8 bits have a lossy coding. */
+static inline bool is_exact(const nsvq_band *b)
+{
+    return b->exact || type_of(b) != NSVQ_TYPE_U8;
+}
+
 /* ---- target.c ---- */
 
 /* Replaces rate or psnr by a quality. raster, o: as nsvq_encode has checked them. */

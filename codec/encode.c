@@ -12,6 +12,7 @@
 #define HYPER_FROM 10 /* QUALITY from which on the hyper family is the better one (data/models/README.md) */
 
 enum { MAX_EFFORT = 9 };
+
 enum { MAX_CHUNK = 64, MIN_CHUNK = 4, CHUNK_PIECES = 256 }; /* blocks; blocks times groups, about */
 enum { CHUNK_BYTES = 256 << 20 }; /* of exact samples, about */
 
@@ -57,11 +58,6 @@ typedef struct encoder {
     atomic_ullong done; /* blocks, groups counted apart */
     atomic_int status;
 } encoder;
-
-static nsvq_type type_of(const nsvq_band *b)
-{
-    return b->type ? (nsvq_type)b->type : NSVQ_TYPE_U8;
-}
 
 /* ---- strips ---- */
 
@@ -244,6 +240,16 @@ static int view_of(const encoder *e, slot *s, uint32_t bx, view *v)
     return fill_nodata(s->window, v->stride, (int)(x1 - x0), (int)(y1 - y0), (uint8_t)g->nodata);
 }
 
+/* y, of one latent, towards what would have given `alone` and gave `again`; later rounds go half the way. */
+static void correct(int16_t *y, const int16_t *y_hat, const int16_t *alone, const int16_t *again, int n, bool half)
+{
+    for (int i = 0; i < n; i++) {
+        int target = y_hat[i] + alone[i] - again[i];
+        int v = half ? y[i] + (target - y[i]) / 2 : target;
+        y[i] = (int16_t)(v > NSVQ_LATENT_MAX ? NSVQ_LATENT_MAX : v < -NSVQ_LATENT_MAX ? -NSVQ_LATENT_MAX : v);
+    }
+}
+
 /* What analysis and choice of residuals have lost together, seen through the analysis: the block is
  * synthesised and analysed again, and what its latents are off goes into the next choice. Within the block
  * alone, as if its edges were the picture's. The decoder does not know. */
@@ -262,12 +268,9 @@ static int refine(const encoder *e, slot *s, const view *v, size_t *size)
         if (nsvq_engine_synthesise(engine, s->scratch, s->y_hat, all.w, all.h, all, s->rgb, stride) ||
             nsvq_engine_analyse(engine, s->scratch, s->rgb, stride, all.w, all.h, all, s->again))
             return -1;
-        for (ptrdiff_t i = 0, j = 0; i < (ptrdiff_t)all.w * all.h * n_latent; i++, j++) {
-            if (i && i % n_latent == 0) j += n_channels - n_latent;
-            int target = s->y_hat[j] + s->alone[i] - s->again[i];
-            int y = round ? s->y[i] + (target - s->y[i]) / 2 : target;
-            s->y[i] = (int16_t)(y > NSVQ_LATENT_MAX ? NSVQ_LATENT_MAX : y < -NSVQ_LATENT_MAX ? -NSVQ_LATENT_MAX : y);
-        }
+        for (int at = 0; at < all.w * all.h; at++)
+            correct(s->y + at * n_latent, s->y_hat + at * n_channels, s->alone + at * n_latent,
+                    s->again + at * n_latent, n_latent, round > 0);
         if (nsvq_block_encode(engine, s->scratch, s->y, all.w, all.h, e->quality16, s->base, s->base_cap, size,
                               s->y_hat))
             return -1;
@@ -645,11 +648,6 @@ static nsvq_status check_arguments(encoder *e, const nsvq_sink *sink, const nsvq
                         (unsigned long long)band->nodata, band->resampling);
     }
     return NSVQ_OK;
-}
-
-static bool is_exact(const nsvq_band *b)
-{
-    return b->exact || type_of(b) != NSVQ_TYPE_U8;
 }
 
 /* May two bands share a group? */

@@ -34,6 +34,11 @@ static inline void *carve(carver *c, size_t bytes)
     return p;
 }
 
+static inline int clamp_int(int v, int min, int max)
+{
+    return v < min ? min : v > max ? max : v;
+}
+
 /* Tables of the vq encoder; only for models with an analysis network. */
 typedef struct search_tables {
     nsvq_codebook codebook[NSVQ_MAX_SLICES];

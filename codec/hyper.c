@@ -30,13 +30,6 @@ static const uint16_t root64[64] = {
     49991, 50535, 51085, 51642, 52204, 52773, 53347, 53928, 54515, 55109, 55709, 56316, 56929,
     57549, 58176, 58809, 59449, 60097, 60751, 61413, 62081, 62757, 63441, 64132, 64830};
 
-static int pack(nsvq_pointwise *p, const nsvq_layer *l, uint8_t res_type, const nsvq_kernels *k)
-{
-    *p = (nsvq_pointwise){.cin = l->cin, .cout = l->cout, .in_type = l->in_type,
-                          .out_type = l->out_type, .res_type = res_type};
-    return k->pointwise_pack(p, l->wt, l->bias, l->shift, l->mul);
-}
-
 static void set_tables(hyper *h, const nsvq_hyper *d)
 {
     uint16_t log2_q8[256];
@@ -64,9 +57,9 @@ int hyper_create(hyper *h, const nsvq_model_desc *m, const nsvq_kernels *k)
     set_tables(h, d);
     st = net_create(&h->synthesis, &d->synthesis, k, d->z + NSVQ_N_EXTRA, 1);
     if (!st && m->has_analysis) st = net_create(&h->analysis, &d->analysis, k, m->latent, per);
-    if (!st) st = pack(&h->scale, &d->scale, NSVQ_NONE, k);
-    if (!st) st = pack(&h->base, &d->base, NSVQ_NONE, k);
-    for (int p = 1; p < NSVQ_N_PASSES && !st; p++) st = pack(&h->mean[p], &d->mean[p], NSVQ_S16, k);
+    if (!st) st = net_pack(&h->scale, &d->scale, NSVQ_NONE, k);
+    if (!st) st = net_pack(&h->base, &d->base, NSVQ_NONE, k);
+    for (int p = 1; p < NSVQ_N_PASSES && !st; p++) st = net_pack(&h->mean[p], &d->mean[p], NSVQ_S16, k);
     if (st) hyper_free(h);
     return st;
 }
@@ -110,11 +103,6 @@ typedef struct coder {
     /* decoder */
     rans_reader reader;
 } coder;
-
-static int clamp_int(int v, int min, int max)
-{
-    return v < min ? min : v > max ? max : v;
-}
 
 static int16_t clamp_latent(int v)
 {

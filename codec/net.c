@@ -85,6 +85,16 @@ static void set_rings(net *n)
     need_rows(&n->reg[n->desc->output], 0);
 }
 
+int net_pack(nsvq_pointwise *p, const nsvq_layer *l, uint8_t res_type, const nsvq_kernels *k)
+{
+    *p = (nsvq_pointwise){.cin = l->cin,
+                          .cout = l->cout,
+                          .in_type = l->in_type,
+                          .out_type = l->out_type,
+                          .res_type = res_type};
+    return k->pointwise_pack(p, l->wt, l->bias, l->shift, l->mul);
+}
+
 static int pack_layers(net *n)
 {
     for (int i = 0; i < n->desc->n_layers; i++) {
@@ -94,12 +104,7 @@ static int pack_layers(net *n)
             uint8_t res_type = NSVQ_NONE;
             if (l->res != NSVQ_NO_REGISTER)
                 res_type = n->reg[l->res].item_bytes == 1 ? NSVQ_U8 : NSVQ_S16;
-            n->layer[i].pointwise = (nsvq_pointwise){.cin = l->cin,
-                                                     .cout = l->cout,
-                                                     .in_type = l->in_type,
-                                                     .out_type = l->out_type,
-                                                     .res_type = res_type};
-            st = n->k->pointwise_pack(&n->layer[i].pointwise, l->wt, l->bias, l->shift, l->mul);
+            st = net_pack(&n->layer[i].pointwise, l, res_type, n->k);
         } else if (l->kind == NSVQ_LAYER_DEPTHWISE) {
             n->layer[i].depthwise = (nsvq_depthwise){.channels = l->cin, .k = l->k};
             st = n->k->depthwise_pack(&n->layer[i].depthwise, l->wt, l->bias, l->shift, l->mul);

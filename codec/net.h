@@ -43,6 +43,9 @@ typedef struct net_job {
     void      (*emit)(const void *user, const int16_t *row, int y);
 } net_job;
 
+/* A pointwise layer, ready to run. 0, or -1 without memory (nothing to free). */
+int net_pack(nsvq_pointwise *p, const nsvq_layer *l, uint8_t res_type, const nsvq_kernels *k);
+
 int net_run(const net *n, nsvq_scratch *s, const net_job *job); /* 0, or -1 without memory */
 
 #endif

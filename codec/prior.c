@@ -1,10 +1,12 @@
 /* prior.c - see prior.h. Integers only: one differing bit destroys the rest of a block.
- * May include: prior.h. */
+ * May include: prior.h, net.h. */
 #include "prior.h"
 
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "net.h"
 
 /* FORMAT.md 5.4.1: round(2^15 * 2^(-j / 32)). */
 static const uint16_t decay32[32] = {32768, 32066, 31379, 30706, 30048, 29405, 28774, 28158,
@@ -22,27 +24,17 @@ static const int8_t neighbours[NSVQ_N_PASSES][NSVQ_N_NEIGHBOURS][2] = {
 
 /* ---- tables ---- */
 
-static int pack(nsvq_pointwise *p, const nsvq_layer *l, uint8_t res_type, const nsvq_kernels *k)
-{
-    *p = (nsvq_pointwise){.cin = l->cin,
-                          .cout = l->cout,
-                          .in_type = l->in_type,
-                          .out_type = l->out_type,
-                          .res_type = res_type};
-    return k->pointwise_pack(p, l->wt, l->bias, l->shift, l->mul);
-}
-
 static int pack_layers(prior *p, const nsvq_model_desc *m, const nsvq_kernels *k)
 {
     int st = 0;
     for (int i = 0; i < NSVQ_N_PASSES && !st; i++) {
-        st = pack(&p->mean[i], &m->prior.mean[i], NSVQ_NONE, k);
-        if (!st) st = pack(&p->ctx[i], &m->prior.ctx[i], NSVQ_NONE, k);
+        st = net_pack(&p->mean[i], &m->prior.mean[i], NSVQ_NONE, k);
+        if (!st) st = net_pack(&p->ctx[i], &m->prior.ctx[i], NSVQ_NONE, k);
     }
     for (int s = 0; s < m->n_slices && !st; s++) {
-        if (s > 0) st = pack(&p->prev[s], &m->prior.prev[s], NSVQ_S16, k);
-        if (!st) st = pack(&p->logit[s], &m->prior.logit[s], NSVQ_NONE, k);
-        if (!st) st = pack(&p->shiftm[s], &m->prior.shiftm[s], NSVQ_S16, k);
+        if (s > 0) st = net_pack(&p->prev[s], &m->prior.prev[s], NSVQ_S16, k);
+        if (!st) st = net_pack(&p->logit[s], &m->prior.logit[s], NSVQ_NONE, k);
+        if (!st) st = net_pack(&p->shiftm[s], &m->prior.shiftm[s], NSVQ_S16, k);
     }
     return st;
 }

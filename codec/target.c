@@ -50,11 +50,6 @@ static int memory_read(void *user, uint64_t offset, void *to, size_t n)
     return 0;
 }
 
-static bool is_lossy_band(const nsvq_band *b)
-{
-    return !b->exact && (!b->type || b->type == NSVQ_TYPE_U8);
-}
-
 typedef struct error_sum {
     double squares, n;
 } error_sum;
@@ -87,7 +82,7 @@ static nsvq_status compare(nsvq_decoder *d, const nsvq_raster *r, double *psnr, 
                               .pixel_stride = 1, .row_stride = (ptrdiff_t)r->width};
             nsvq_window w = {.struct_size = sizeof w, .y = y, .w = r->width, .h = h, .n_bands = 1, .bands = &b,
                              .pixels = decoded, .pixel_stride = 1, .row_stride = (ptrdiff_t)r->width};
-            if (!is_lossy_band(&r->bands[b])) continue;
+            if (is_exact(&r->bands[b])) continue;
             if (r->read(r->user, &pull))
                 st = fail(err, NSVQ_E_IO, NO_OFFSET, "reading the raster failed at row %u", y);
             if (st == NSVQ_OK) st = nsvq_read(d, &w, err);
@@ -174,7 +169,7 @@ nsvq_status find_quality(const nsvq_raster *raster, nsvq_encode_options *o, nsvq
     bool low = o->psnr > 0 ? o->psnr < VQ_PSNR : o->rate < VQ_RATE;
     double miss = HUGE_VAL, other;
 
-    for (uint32_t b = 0; b < raster->n_bands; b++) lossy |= is_lossy_band(&raster->bands[b]);
+    for (uint32_t b = 0; b < raster->n_bands; b++) lossy |= !is_exact(&raster->bands[b]);
     o->rate = o->psnr = 0;
     if (!lossy) return NSVQ_OK;
     if (choose) o->family = low ? NSVQ_FAMILY_VQ : NSVQ_FAMILY_HYPER;

@@ -3,15 +3,5 @@
 # usage: tests/bench/bench.sh [OPTION...] [FOLDER|FILE...]     (--help lists the options)
 # NSVQ_BUILD=FOLDER uses that build as it is; otherwise build/release is brought up to date first.
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-top=$(cd "$here/../.." && pwd)
-
-build=$top/build/release
-if [ -n "${NSVQ_BUILD:-}" ]; then
-    build=$(realpath "$NSVQ_BUILD")
-else
-    "$top/setup.sh" build
-fi
-
-. "$here/venv.sh"
-exec "$venv/bin/python" "$here/bench.py" --build "$build" "$@"
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+exec "$python" "$here/bench.py" --build "$build" "$@"

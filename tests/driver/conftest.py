@@ -52,6 +52,17 @@ def picture(width, height, bands=3, seed=1):
     return np.clip(np.rint(out), 0, 255).astype(np.uint8)
 
 
+def crs(text, mapping=None, epoch=None):
+    srs = osr.SpatialReference()
+    assert srs.SetFromUserInput(text) == 0
+    srs.SetAxisMappingStrategy(osr.OAMS_TRADITIONAL_GIS_ORDER)
+    if mapping:
+        srs.SetDataAxisToSRSAxisMapping(mapping)
+    if epoch:
+        srs.SetCoordinateEpoch(epoch)
+    return srs
+
+
 def memory(pixels, alpha=False):
     """A MEM dataset of pixels (bands, height, width); three bands and more are RGB."""
     bands, height, width = pixels.shape

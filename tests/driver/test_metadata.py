@@ -3,22 +3,11 @@ import math
 
 import numpy as np
 import pytest
-from osgeo import gdal, osr
+from osgeo import gdal
 
-from conftest import copy, errors, failures, memory, no_sidecar, noise, picture, reopen
+from conftest import copy, crs, errors, failures, memory, no_sidecar, noise, picture, reopen
 
 KINDS = [["LOSSLESS=YES"], ["QUALITY=60"]]
-
-
-def crs(text, mapping=None, epoch=None):
-    srs = osr.SpatialReference()
-    assert srs.SetFromUserInput(text) == 0
-    srs.SetAxisMappingStrategy(osr.OAMS_TRADITIONAL_GIS_ORDER)
-    if mapping:
-        srs.SetDataAxisToSRSAxisMapping(mapping)
-    if epoch:
-        srs.SetCoordinateEpoch(epoch)
-    return srs
 
 
 def full_source():

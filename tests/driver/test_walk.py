@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
-from osgeo import gdal, osr
+from osgeo import gdal
 
-from conftest import errors, noise, reopen
+from conftest import crs, errors, noise, reopen
 from test_types import TYPES, raw, samples, source
 
 OWN = {"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "NSVQ", "SUBDATASETS", "OVERVIEWS"}
@@ -155,17 +155,6 @@ def test_damaged_sources(shared_data, tmp_path):
 
 
 # ---- made here ----
-
-def crs(text, mapping=None, epoch=None):
-    srs = osr.SpatialReference()
-    assert srs.SetFromUserInput(text) == 0
-    srs.SetAxisMappingStrategy(osr.OAMS_TRADITIONAL_GIS_ORDER)
-    if mapping:
-        srs.SetDataAxisToSRSAxisMapping(mapping)
-    if epoch:
-        srs.SetCoordinateEpoch(epoch)
-    return srs
-
 
 def palette():
     table = gdal.ColorTable(gdal.GPI_RGB)

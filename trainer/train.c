@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "muon.h"
 #include "qat.h"
 #include "random.h"
 #include "train.h"
@@ -299,11 +300,11 @@ static void on_signal(int s)
     interrupted = 1;
 }
 
-/* One segment: p, m, v and the average, if there is one. scale: of the gradient. */
+/* Of one segment. keep: share of the average; scale: of the gradient. */
 typedef struct adamw_step { float b1, b2, c1, c2, rate, decay, scale, keep; } adamw_step;
 
-static void adamw_row(const adamw_step *k, float *p, float *m, float *v, float *mean, const float *g,
-                      const float *column, size_t n)
+static void adamw_row(const adamw_step *k, float *p, float *m, float *v, const float *g, const float *column,
+                      size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         const float gi = k->scale * g[i], rate = column ? k->rate * column[i] : k->rate;
@@ -311,7 +312,6 @@ static void adamw_row(const adamw_step *k, float *p, float *m, float *v, float *
         v[i] = k->b2 * v[i] + (1.f - k->b2) * gi * gi;
         p[i] -= rate * (m[i] / k->c1) / (sqrtf(v[i] / k->c2) + 1e-10f) + k->decay * p[i];
     }
-    for (size_t i = 0; mean && i < n; i++) mean[i] = k->keep * mean[i] + (1.f - k->keep) * p[i];
 }
 
 static double squared(const float *g, size_t n)
@@ -331,8 +331,26 @@ static float clip(float *running, const float *g, size_t n)
     return f;
 }
 
+#define MUON_RATE 3.f /* of the learning rate, for matrices */
+
+/* One segment: matrices of the hyper family step by Muon. */
+static void update_segment(model *m, const segment *s, const float *g, const adamw_step *k, int muon)
+{
+    float *p = m->st.p + s->at, *mean = m->mean ? m->mean + s->at : NULL;
+    const size_t row = s->column ? s->n_columns : s->n;
+
+    if (muon) {
+        muon_step(p, m->m + s->at, g + s->at, k->scale, s->column, s->rows, (int)s->n / s->rows, MUON_RATE * k->rate);
+        for (size_t i = 0; i < s->n; i++) p[i] -= k->decay * p[i];
+    } else {
+        for (size_t at = 0; at < s->n; at += row)
+            adamw_row(k, p + at, m->m + s->at + at, m->v + s->at + at, g + s->at + at, s->column, row);
+    }
+    for (size_t i = 0; mean && i < s->n; i++) mean[i] = k->keep * mean[i] + (1.f - k->keep) * p[i];
+}
+
 /* 0, or -1 and nothing done when the gradient is not finite. */
-static int adamw(model *m, const float *g, float lr)
+static int update(model *m, const float *g, float lr)
 {
     const int h = is_hyper(m);
     const long n = m->moments + 1;
@@ -349,10 +367,7 @@ static int adamw(model *m, const float *g, float lr)
         t.rate = lr * s->lr;
         t.decay = s->decay ? t.rate * 0.01f : 0.f;
         t.scale = h ? clip(&m->norm[i], g + s->at, s->n) : 1.f;
-        const size_t row = s->column ? s->n_columns : s->n;
-        for (size_t at = s->at; at < s->at + s->n; at += row)
-            adamw_row(&t, m->st.p + at, m->m + at, m->v + at, m->mean ? m->mean + at : NULL, g + at,
-                      s->column, row);
+        update_segment(m, s, g, &t, h && s->rows);
     }
     return 0;
 }
@@ -538,7 +553,7 @@ int train(model *m, const dataset *d, const train_options *o)
         if (aware) qat_refresh(&qt, m);
         step_gradients(m, aware ? &qt : NULL, w, nt, d, seed);
         m->step++;
-        if (adamw(m, w->g, lr)) fprintf(stderr, "step %ld: the gradient is not finite, left out\n", m->step);
+        if (update(m, w->g, lr)) fprintf(stderr, "step %ld: the gradient is not finite, left out\n", m->step);
         memset(w->g, 0, m->st.n * sizeof(float));
         if (w->sums) step_codes(m, w->sums, done);
         m->trained_mpixel += w->samples / 3e6;
@@ -576,7 +591,7 @@ double bench_steps(model *m, const dataset *d, const train_options *o, int n, do
         const double t0 = now();
         step_gradients(m, NULL, w, nt, d, (uint64_t)(s + 2));
         const double t1 = busy();
-        adamw(m, w->g, o->lr);
+        update(m, w->g, o->lr);
         memset(w->g, 0, m->st.n * sizeof *w->g);
         if (w->sums) step_codes(m, w->sums, 0);
         const double t2 = busy();

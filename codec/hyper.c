@@ -184,6 +184,11 @@ static uint8_t class_of(int16_t log2_scale, int16_t below)
     return (uint8_t)((uint16_t)v * (uint32_t)((65536 + CLASS_WIDTH - 1) / CLASS_WIDTH) >> 16);
 }
 
+static void classes_of(uint8_t *restrict cls, const int16_t *restrict log2_scale, const int16_t *restrict below, size_t n)
+{
+    for (size_t i = 0; i < n; i++) cls[i] = class_of(log2_scale[i], below[i]);
+}
+
 static void set_extra(const coder *c, int16_t *to)
 {
     to[0] = (int16_t)((c->quality16 - 800) * 4);
@@ -232,9 +237,7 @@ static void row_model(coder *c, int y)
 
     k->pointwise(c->scale, side, NULL, &c->h->scale, c->bw);
     k->pointwise(c->base + first * L, side, NULL, &c->h->base, c->bw);
-    for (int x = 0; x < c->bw; x++)
-        for (size_t i = 0; i < L; i++)
-            cls[(size_t)x * L + i] = class_of(c->scale[(size_t)x * L + i], c->below[i]);
+    for (size_t x = 0; x < (size_t)c->bw; x++) classes_of(cls + x * L, c->scale + x * L, c->below, L);
 }
 
 static void z_value(coder *c, int position, int i, int r)
@@ -251,15 +254,20 @@ static int z_class(const coder *c, int i)
 
 static void quantise(coder *c, const int16_t *mu, prior_position at);
 
+static void add_residuals(int16_t *restrict y_hat, const int16_t *restrict mu, const int16_t *restrict r,
+                          const int32_t *restrict step, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y_hat[i] = clamp_latent(mu[i] + ((r[i] * step[i] + 8) >> 4));
+}
+
 /* Latents from means and residuals; the encoder chooses the residual here. */
 static void put_latent(coder *c, const int16_t *mu, prior_position at)
 {
     size_t L = (size_t)c->n_latent, i = (size_t)(at.y * c->bw + at.x);
-    const int16_t *r = c->residual + i * L;
     int16_t *out = c->y_hat + i * (L + NSVQ_N_EXTRA);
 
     if (c->y) quantise(c, mu, at);
-    for (size_t j = 0; j < L; j++) out[j] = clamp_latent(mu[j] + ((r[j] * c->step[j] + 8) >> 4));
+    add_residuals(out, mu, c->residual + i * L, c->step, L);
     set_extra(c, out + L);
 }
 

@@ -8,9 +8,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fast.h"
 #include "muon.h"
 #include "qat.h"
 #include "random.h"
+#include "ssim.h"
 #include "train.h"
 
 /* ---- one patch ---- */
@@ -44,6 +46,8 @@ typedef struct worker {
     float    *g; /* gradients of the store */
     vq_sums  *sums; /* vq */
     uint8_t  *rgb;
+    ssim_work ssim;
+    float    *luma[3]; /* of the patch, of what comes back, gradient */
     uint64_t  rng;
     double    samples, psnr, bits;
     int       n;
@@ -65,6 +69,7 @@ static void worker_init(worker *w, const model *m, int size)
     w->sums = is_hyper(m) ? NULL : vq_sums_new(&m->q);
     w->rgb = malloc((size_t)size * (size_t)size * 3);
     if (!w->rgb) abort();
+    for (int i = 0; i < 3; i++) w->luma[i] = grow(NULL, (size_t)size * (size_t)size);
 }
 
 static void latents_free(latents *l)
@@ -84,6 +89,8 @@ static void worker_free(worker *w)
         free(w->sums->n); free(w->sums->sum); free(w->sums->spare); free(w->sums);
     }
     free(w->rgb);
+    ssim_free(&w->ssim);
+    for (int i = 0; i < 3; i++) free(w->luma[i]);
 }
 
 void pixels_in(float *to, const uint8_t *rgb, int w, int h)
@@ -193,15 +200,23 @@ static void back_vq(const model *m, const float *p, worker *w, float mse, float 
 }
 
 /* Bits and squared error, that one in steps of the quality, over the patch's own rate: each patch counts
- * by the per cents of its rate. */
-static void back_hyper(const model *m, const float *p, worker *w, double bits, float quality, float weight)
+ * by the per cents of its rate. 1 - MS-SSIM counts by its logarithm, as the squared error does that it stands
+ * in for. */
+static void back_hyper(const model *m, const float *p, worker *w, double bits, float mse, float quality, float weight)
 {
     const tensor *x = &w->ana.r[m->squares], *o = &w->syn.r[m->syn.output];
     const size_t n = (size_t)o->h * o->w * o->c;
+    const int stride = m->pre.stride;
     const double pixels = (double)n / 3;
     const float step = hyper_step(quality), bit = weight / (float)(bits + pixels * RATE_FLOOR);
-    const float scale = bit / (HYPER_RATE * step * step);
-    for (size_t i = 0; i < n; i++) o->g[i] = 2.f * scale * (o->v[i] - x->v[i]);
+    const float scale = bit / (HYPER_RATE * step * step), share = m->run.ms_ssim;
+    for (size_t i = 0; i < n; i++) o->g[i] = 2.f * (1.f - share) * scale * (o->v[i] - x->v[i]);
+    if (share > 0.f) {
+        luma_of(x, stride, w->luma[0]);
+        luma_of(o, stride, w->luma[1]);
+        const float s = ms_ssim(&w->ssim, w->luma[1], w->luma[0], o->w * stride, o->h * stride, w->luma[2]);
+        luma_back(o, stride, w->luma[2], -share * scale * (float)n * mse / (1.f - s + 1e-4f));
+    }
     net_backward(&m->syn, p, w->g, &w->syn, 1);
     lap(w, PART_SYNTHESIS_BACK);
     hyper_backward(&m->h, p, w->g, &w->lat.hyper, quality, bit, w->syn.r[0].g,
@@ -232,7 +247,7 @@ static void train_patch(const model *m, const qat *qt, worker *w, const dataset 
     }
     const float mse = (float)(se / (double)n);
     if (is_hyper(m))
-        back_hyper(m, p, w, bits, quality, weight);
+        back_hyper(m, p, w, bits, mse, quality, weight);
     else
         back_vq(m, p, w, mse, quality, weight);
     w->bits += bits;
@@ -406,7 +421,7 @@ static run run_begin(const model *m, const train_options *o)
     const int h = is_hyper(m);
     return (run){.first = m->step, .steps = o->steps, .minutes = o->minutes, .lr = o->lr, .qat = o->qat,
                  .low = o->high > 0.f ? o->low : h ? 5.f : 20.f,
-                 .high = o->high > 0.f ? o->high : h ? 95.f : 80.f, .batch = o->batch, .patch = o->patch};
+                 .high = o->high > 0.f ? o->high : h ? 95.f : 80.f, .ms_ssim = o->ms_ssim, .batch = o->batch, .patch = o->patch};
 }
 
 static double run_done(const model *m)

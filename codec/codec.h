@@ -304,9 +304,16 @@ static inline bool is_exact(const nsvq_band *b)
     return b->exact || (type_of(b) != NSVQ_TYPE_U8 && !range_type(type_of(b)));
 }
 
+/* May two bands share a group? */
+static inline bool is_pair(const nsvq_band *a, const nsvq_band *b)
+{
+    return is_exact(a) == is_exact(b) && type_of(a) == type_of(b) && !a->has_nodata == !b->has_nodata &&
+           (!a->has_nodata || a->nodata == b->nodata);
+}
+
 /* ---- measure.c ---- */
 
-/* Sets low and high of the lossy bands that need a range and have none, by a pass over the raster. */
+/* Sets low, high and alone of the lossy bands that need a range and have none, by a pass over the raster. */
 nsvq_status measure_ranges(const nsvq_raster *r, nsvq_band *bands, nsvq_error *err);
 
 /* ---- target.c ---- */

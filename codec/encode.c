@@ -741,13 +741,6 @@ static nsvq_status check_arguments(encoder *e, const nsvq_sink *sink, const nsvq
     return NSVQ_OK;
 }
 
-/* May two bands share a group? */
-static bool is_pair(const nsvq_band *a, const nsvq_band *b)
-{
-    return is_exact(a) == is_exact(b) && type_of(a) == type_of(b) && !a->has_nodata == !b->has_nodata &&
-           (!a->has_nodata || a->nodata == b->nodata);
-}
-
 /* Bands from `first` on that share a group: three or one lossy ones; exact ones so that the groups of
  * all that could share one are about equal. */
 static uint32_t group_size(const encoder *e, uint32_t first)
@@ -757,7 +750,7 @@ static uint32_t group_size(const encoder *e, uint32_t first)
     uint32_t n = 1, most = e->opt.max_group;
 
     while (first + n < r->n_bands && is_pair(band, band + n)) n++;
-    if (!is_exact(band)) return n >= 3 ? 3 : 1;
+    if (!is_exact(band)) return n >= 3 && !band->alone ? 3 : 1;
     uint32_t n_groups = (n + most - 1) / most;
     return (n + n_groups - 1) / n_groups;
 }

@@ -230,7 +230,9 @@ typedef struct nsvq_band {
     uint64_t nodata;     /* the bits of a sample; not for complex types */
     uint8_t  type;       /* nsvq_type; 0: U8. Lossy: U8, U16, S16, F32; all others are coded losslessly */
     uint8_t  resampling; /* nsvq_resampling, to overviews */
-    uint8_t  has_range;  /* lossy U16, S16, F32: low and high are set, else they are found by one more pass */
+    /* Lossy U16, S16, F32: */
+    uint8_t  has_range;  /* the next three are set; else they are found by one more pass */
+    uint8_t  alone;      /* not in a group with the two bands behind */
     uint32_t low, high;  /* bits of samples: between them the coding is lossy, outside of them exact */
 } nsvq_band;
 
@@ -284,7 +286,7 @@ typedef struct nsvq_encode_options { /* in every field 0 = default */
 } nsvq_encode_options;
 
 /* Writes a whole file into an empty sink; *bytes (may be NULL) receives its size. Consecutive runs of
- * three lossy bands of one type and nodata form a group, other lossy ones stand alone; lossless
+ * three lossy bands of one type and nodata, the first not alone, form a group, other lossy ones stand alone; lossless
  * ones of one type and nodata share groups of equal size. The header comes last: what a failed call
  * leaves is never a valid file. Memory: a chunk of blocks, and of the levels below the full one some
  * rows of blocks. */

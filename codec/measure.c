@@ -99,8 +99,8 @@ static void choose_range(const survey *s, nsvq_band *band)
         low = fmax(low, v[0] - room);
         high = fmin(high, v[n - 1] + room);
         if (usual > 0) {
-            low = fmax(low, v[few] - usual / 2);
-            high = fmin(high, v[n - 1 - few] + usual / 2);
+            low = fmax(low, v[few] - usual / 4);
+            high = fmin(high, v[n - 1 - few] + usual / 4);
         }
     }
     band->low = bits_of(type, type == NSVQ_TYPE_F32 ? low : floor(low));

@@ -93,17 +93,33 @@ void picture_punch(picture *p, uint32_t b, uint8_t value)
         }
 }
 
+uint32_t picture_sample(nsvq_type type, uint8_t v)
+{
+    float f = (float)v / 8 - 5;
+    uint32_t bits;
+
+    if (type == NSVQ_TYPE_U16) return v == PICTURE_ODD ? 60000 : 40u * v;
+    if (type == NSVQ_TYPE_S16) return (uint16_t)(v == PICTURE_ODD ? 32000 : 100 * v - 20000);
+    memcpy(&bits, &f, sizeof bits);
+    return v == PICTURE_ODD ? 0x7fc00000 : bits;
+}
+
 static int picture_read(void *user, const nsvq_pull *w)
 {
     picture *p = user;
 
     if (++p->n_reads == p->fail_read) return -1;
     assert_true(w->w && w->h && w->n && w->w <= p->w - w->x && w->h <= p->h - w->y && w->n <= p->n - w->first);
+    nsvq_type type = (nsvq_type)p->bands[w->first].type;
+    size_t bytes = type ? nsvq_type_bytes(type) : 1;
     for (uint32_t b = 0; b < w->n; b++)
         for (uint32_t r = 0; r < w->h; r++)
-            for (uint32_t c = 0; c < w->w; c++)
-                ((uint8_t *)w->pixels)[b * w->band_stride + r * w->row_stride + c * w->pixel_stride] =
-                    *picture_at(p, w->x + c, w->y + r, w->first + b);
+            for (uint32_t c = 0; c < w->w; c++) {
+                uint8_t v = *picture_at(p, w->x + c, w->y + r, w->first + b);
+                uint32_t sample = bytes == 1 ? v : picture_sample(type, v); // the low bytes come first
+                memcpy((uint8_t *)w->pixels + b * w->band_stride + r * w->row_stride + c * w->pixel_stride, &sample,
+                       bytes);
+            }
     return 0;
 }
 

@@ -29,7 +29,7 @@ typedef struct picture {
     uint32_t w, h, n;
     nsvq_band bands[32];
     uint8_t has_mask; /* as nsvq_raster's; of the bands: the same for each */
-    uint8_t *px;   /* [h][w][n] */
+    uint8_t *px;   /* [h][w][n], of other types than bytes what picture_sample() makes of them */
     uint8_t *mask; /* [h][w] */
     int n_reads, fail_read; /* as blob's */
     int n_progress, cancel_at;
@@ -47,6 +47,11 @@ static inline uint8_t *picture_at(const picture *p, uint32_t x, uint32_t y, uint
 {
     return p->px + ((size_t)y * p->w + x) * p->n + b;
 }
+
+/* Bits of the sample of U16, S16 or F32 that a byte stands for. PICTURE_ODD stands for one far off the others,
+ * or NaN. */
+enum { PICTURE_ODD = 13 };
+uint32_t picture_sample(nsvq_type type, uint8_t v);
 
 /* The small random model; made once, the caller does not release it. */
 nsvq_model *test_model(void);

@@ -118,6 +118,17 @@ static void widen(uint8_t *p, uint32_t width, uint32_t n, bool grey, size_t byte
     }
 }
 
+/* Floats that GDAL takes for nodata become it, so that no overview counts them. n rows of `width` samples. */
+static void settle_nodata(const group *g, uint8_t *p, size_t width, uint32_t n, ptrdiff_t stride)
+{
+    size_t bytes = group_bytes(g);
+
+    for (; g->has_nodata && g->type == NSVQ_TYPE_F32 && n > 0; n--, p += stride)
+        for (size_t i = 0; i < width; i++)
+            if (range_is_nodata(g->type, range_load(g->type, p + i * bytes), (uint32_t)g->nodata))
+                range_store(g->type, p + i * bytes, (uint32_t)g->nodata);
+}
+
 /* To whole latents. */
 static uint32_t round_up(const encoder *e, uint32_t v)
 {
@@ -154,8 +165,9 @@ static nsvq_status strip_lossy(encoder *e, strip next, nsvq_error *err)
     }
     *s = next;
     if (from < s->y1 && (st = pull(e, s, from, s->y1, err)) != NSVQ_OK) return st;
-    widen(s->px + (ptrdiff_t)(from - s->y0) * s->stride, s->x1 - s->x0, s->y1 - from,
-          h->groups[s->g].n_bands == 1, bytes, s->stride);
+    uint8_t *rows = s->px + (ptrdiff_t)(from - s->y0) * s->stride;
+    widen(rows, s->x1 - s->x0, s->y1 - from, h->groups[s->g].n_bands == 1, bytes, s->stride);
+    if (!e->level) settle_nodata(&h->groups[s->g], rows, (size_t)s->stride / bytes, s->y1 - from, s->stride);
     for (uint32_t y = s->y1 - s->y0; y < round_up(e, s->y1 - s->y0); y++)
         memcpy(s->px + (ptrdiff_t)y * s->stride, s->px + ((ptrdiff_t)y - 1) * s->stride, (size_t)s->stride);
     return NSVQ_OK;
@@ -242,7 +254,7 @@ static size_t find_special(const group *g, slot *s, const uint8_t *px, ptrdiff_t
         for (uint32_t y = 0; y < h; y++, row += mask_stride(w))
             for (uint32_t x = 0; x < w; x++, to += bytes) {
                 uint32_t bits = range_load(g->type, px + (ptrdiff_t)y * stride + (3 * x + b) * bytes);
-                bool nodata = g->has_nodata && range_is_nodata(g->type, bits, (uint32_t)g->nodata);
+                bool nodata = g->has_nodata && bits == (uint32_t)g->nodata;
                 bool outside = !nodata && !range_holds(g->type, g->range[b], bits);
                 if (nodata) row[x >> 3] |= (uint8_t)(0x80 >> (x & 7));
                 range_store(g->type, to, outside ? bits : inside);
@@ -286,8 +298,7 @@ static void to_levels(const group *g, uint8_t *level, uint8_t *known, const uint
         }
         range r = g->range[g->n_bands == 1 ? 0 : i % 3];
         uint32_t bits = range_load(g->type, px);
-        known[i] = range_holds(g->type, r, bits) &&
-                   !(g->has_nodata && range_is_nodata(g->type, bits, (uint32_t)g->nodata));
+        known[i] = range_holds(g->type, r, bits) && !(g->has_nodata && bits == (uint32_t)g->nodata);
         level[i] = known[i] ? range_level(g->type, r, bits) : 0;
     }
 }

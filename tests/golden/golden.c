@@ -49,19 +49,6 @@ static uint32_t crc_of_meta(const nsvq_file *f)
     return (uint32_t)crc;
 }
 
-/* Bytes of the widest sample. */
-static size_t widest(const nsvq_file *f)
-{
-    nsvq_group g = {.struct_size = sizeof g};
-    size_t most = 1;
-
-    for (uint32_t i = 0; nsvq_group_get(f, i, &g) == NSVQ_OK; i++) {
-        size_t bytes = nsvq_type_bytes(g.type);
-        most = bytes > most ? bytes : most;
-    }
-    return most;
-}
-
 /* The line of the .crc32. */
 static nsvq_status describe(blob *b, char line[LINE], nsvq_error *err)
 {
@@ -72,7 +59,7 @@ static nsvq_status describe(blob *b, char line[LINE], nsvq_error *err)
 
     if (st != NSVQ_OK) return st;
     nsvq_get_info(f, &info);
-    size_t n = (size_t)info.width * info.height, bytes = widest(f);
+    size_t n = (size_t)info.width * info.height, bytes = widest_sample(f);
     uint8_t *px = calloc(n * info.n_bands, bytes);
     nsvq_decoder *d = NULL;
     uLong pixels = crc32(0, NULL, 0), masks = pixels;

@@ -238,15 +238,28 @@ static nsvq_status read_with(nsvq_file *f, int n_threads, nsvq_window *w, bool m
     return st;
 }
 
+size_t widest_sample(const nsvq_file *f)
+{
+    nsvq_group g = {.struct_size = sizeof g};
+    size_t most = 1;
+
+    for (uint32_t i = 0; nsvq_group_get(f, i, &g) == NSVQ_OK; i++) {
+        size_t bytes = nsvq_type_bytes(g.type);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
 nsvq_status read_window(nsvq_file *f, int n_threads, uint32_t x, uint32_t y, uint32_t w, uint32_t h,
                         uint8_t *px, nsvq_error *err)
 {
     nsvq_info info = {.struct_size = sizeof info};
 
     nsvq_get_info(f, &info);
+    ptrdiff_t bytes = (ptrdiff_t)widest_sample(f);
     nsvq_window win = {.struct_size = sizeof win, .x = x, .y = y, .w = w, .h = h,
-                       .n_bands = info.n_bands, .pixels = px, .pixel_stride = info.n_bands,
-                       .row_stride = (ptrdiff_t)w * info.n_bands, .band_stride = 1};
+                       .n_bands = info.n_bands, .pixels = px, .pixel_stride = bytes * info.n_bands,
+                       .row_stride = bytes * w * info.n_bands, .band_stride = bytes};
     return read_with(f, n_threads, &win, false, err);
 }
 
@@ -265,7 +278,7 @@ uint8_t *read_all(nsvq_file *f, int n_threads)
     nsvq_error err;
 
     nsvq_get_info(f, &info);
-    uint8_t *px = malloc((size_t)info.width * info.height * info.n_bands);
+    uint8_t *px = calloc((size_t)info.width * info.height * info.n_bands, widest_sample(f));
     assert_non_null(px);
     assert_ok(read_window(f, n_threads, 0, 0, info.width, info.height, px, &err), err);
     return px;

@@ -64,7 +64,9 @@ uint8_t *test_model_bytes(size_t *size);
 blob encode(picture *p, int n_threads, int embed);
 /* Opens with test_model. */
 nsvq_file *open_blob(blob *b);
-/* Reads all bands of a window, pixel-interleaved, with a decoder of its own. */
+/* Bytes of the widest type in the file. */
+size_t widest_sample(const nsvq_file *f);
+/* Reads all bands of a window, pixel-interleaved, samples as far apart as the widest, with a decoder of its own. */
 nsvq_status read_window(nsvq_file *f, int n_threads, uint32_t x, uint32_t y, uint32_t w, uint32_t h,
                         uint8_t *px, nsvq_error *err);
 nsvq_status read_mask_window(nsvq_file *f, uint32_t x, uint32_t y, uint32_t w, uint32_t h, uint8_t *px,

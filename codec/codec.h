@@ -9,6 +9,7 @@
 #include "engine.h"
 #include "lossless.h"
 #include "model/checksum.h"
+#include "range.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -43,6 +44,7 @@ typedef struct group {
     uint64_t nodata;    /* bits of a sample */
     uint32_t first_band; /* of the mask of a band: that band */
     uint32_t n_bands;   /* 3, 1, up to MAX_GROUP, or 0 for a mask */
+    range range[3];     /* of the bands of a lossy group, if its type has one */
 } group;
 
 typedef enum section_kind { SECTION_META = 1, SECTION_MODEL = 2 } section_kind;
@@ -156,6 +158,11 @@ static inline bool is_lossy(const group *g)
 {
     return g->coding == NSVQ_CODING_VQ3 || g->coding == NSVQ_CODING_VQ1;
 }
+/* Lossy, and its samples are not the networks' levels themselves? */
+static inline bool has_range(const group *g)
+{
+    return is_lossy(g) && g->type != NSVQ_TYPE_U8;
+}
 static inline uint32_t group_planes(const group *g)
 {
     return g->complex ? 2 * g->n_bands : g->n_bands;
@@ -234,9 +241,9 @@ void mask_encode(wr *w, const uint8_t *bits, uint32_t n_bands, uint32_t width, u
 int mask_decode(uint8_t *bits, uint32_t n_bands, uint32_t width, uint32_t height,
                 const uint8_t *in, size_t size);
 
-/* Replaces samples equal to nodata by a smooth continuation of the others, per channel.
- * px: interleaved, 3 channels, w x h. Returns -1 without memory. */
-int fill_nodata(uint8_t *px, ptrdiff_t stride, int w, int h, uint8_t nodata);
+/* Replaces samples that are not known (0 in `known`) by a smooth continuation of the others, per channel.
+ * px, known: interleaved, 3 channels, w x h, dense. Returns -1 without memory. */
+int fill_unknown(uint8_t *px, const uint8_t *known, int w, int h);
 
 /* ---- decode.c: bytes of a block -> what windows need of it ---- */
 
@@ -253,10 +260,11 @@ struct entry {
     uint32_t size;           /* 0: not stored, everything is masked */
     int16_t *latents;        /* lossy: [bh][bw][L]; NULL: zero vectors */
     uint8_t *quiet;          /* [bh][bw], behind the latents */
-    uint8_t *pixels;         /* exact: [planes][h][w] samples; NULL: all nodata */
+    uint8_t *pixels;         /* exact layer: [planes][h][w] samples; NULL: all nodata, or lossy without */
     uint8_t *mask;           /* mask layer as stored; NULL: nothing is masked, or size is 0 */
     size_t mask_bytes;
     bool mask_damaged;       /* fails only who needs the mask: mask is NULL then */
+    bool exact_damaged;      /* of a lossy block: the same, with pixels */
     size_t bytes;            /* of memory */
 };
 
@@ -292,11 +300,23 @@ static inline nsvq_type type_of(const nsvq_band *b)
 {
     return b->type ? (nsvq_type)b->type : NSVQ_TYPE_U8;
 }
-/* Only samples of 8 bits have a lossy coding. */
+/* Samples of other types have no lossy coding. */
 static inline bool is_exact(const nsvq_band *b)
 {
-    return b->exact || type_of(b) != NSVQ_TYPE_U8;
+    return b->exact || (type_of(b) != NSVQ_TYPE_U8 && !range_type(type_of(b)));
 }
+
+/* May two bands share a group? */
+static inline bool is_pair(const nsvq_band *a, const nsvq_band *b)
+{
+    return is_exact(a) == is_exact(b) && type_of(a) == type_of(b) && !a->has_nodata == !b->has_nodata &&
+           (!a->has_nodata || a->nodata == b->nodata);
+}
+
+/* ---- measure.c ---- */
+
+/* Sets low, high and alone of the lossy bands that need a range and have none, by a pass over the raster. */
+nsvq_status measure_ranges(const nsvq_raster *r, nsvq_band *bands, nsvq_error *err);
 
 /* ---- target.c ---- */
 

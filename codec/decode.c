@@ -25,7 +25,10 @@ static const char *split(rd *r, const group *g, part parts[3])
     static const uint8_t none[1];
     uint8_t flags = rd_u8(r);
     uint8_t needed = is_lossy(g) ? PART_BASE : g->coding == CODING_MASK ? PART_MASK : PART_EXACT;
-    uint8_t allowed = is_lossy(g) && g->has_nodata ? needed | PART_MASK : needed;
+    uint8_t allowed = needed;
+
+    if (is_lossy(g) && g->has_nodata) allowed |= PART_MASK;
+    if (has_range(g)) allowed |= PART_EXACT;
 
     if ((flags & needed) != needed || (flags & ~allowed)) return "bad flags";
     for (int i = 0; i < 3; i++) {
@@ -78,6 +81,13 @@ static nsvq_status take_exact(const nsvq_file *f, entry *e, const part *p, nsvq_
     if (!e->pixels) return block_error(err, NSVQ_E_NOMEM, e, &f->h, "no memory");
     e->bytes += bytes;
     int rc = lossless_decode(e->pixels, &s, p->p, p->size);
+    if (rc == -1 && is_lossy(g)) {
+        free(e->pixels);
+        e->pixels = NULL;
+        e->bytes -= bytes;
+        e->exact_damaged = true;
+        return NSVQ_OK;
+    }
     if (rc == -2) return block_error(err, NSVQ_E_NOMEM, e, &f->h, "no memory");
     if (rc) return block_error(err, NSVQ_E_CORRUPT, e, &f->h, "exact layer: not a valid stream");
     return NSVQ_OK;
@@ -96,7 +106,7 @@ nsvq_status block_parse(const nsvq_file *f, entry *e, const uint8_t *bytes, nsvq
     rd r = rd_over(bytes, e->size);
     const char *why = split(&r, g, parts);
     if (!why && parts[1].damaged) why = "base layer: checksum differs";
-    if (!why && parts[2].damaged) why = "exact layer: checksum differs";
+    if (!why && parts[2].damaged && !is_lossy(g)) why = "exact layer: checksum differs";
     if (why) return block_error(err, NSVQ_E_CORRUPT, e, &f->h, why);
 
     e->mask_damaged = parts[0].damaged;
@@ -107,7 +117,8 @@ nsvq_status block_parse(const nsvq_file *f, entry *e, const uint8_t *bytes, nsvq
         e->mask_bytes = parts[0].size;
         e->bytes += parts[0].size;
     }
-    if (is_lossy(g)) return take_base(f, e, &parts[1], s, err);
-    if (g->coding == NSVQ_CODING_EXACT) return take_exact(f, e, &parts[2], err);
-    return NSVQ_OK;
+    nsvq_status st = is_lossy(g) ? take_base(f, e, &parts[1], s, err) : NSVQ_OK;
+    e->exact_damaged = parts[2].damaged;
+    if (st == NSVQ_OK && parts[2].size && !parts[2].damaged) st = take_exact(f, e, &parts[2], err);
+    return st;
 }

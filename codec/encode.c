@@ -19,13 +19,14 @@ enum { CHUNK_BYTES = 256 << 20 }; /* of exact samples, about */
 /* One thread's memory. */
 typedef struct slot {
     nsvq_scratch *scratch;
-    uint8_t *window;     /* pixels of a block with halo, filled */
+    uint8_t *window;     /* levels of a block with halo, filled */
+    uint8_t *known;      /* as window: 0 where filled */
     int16_t *y, *y_hat;  /* of a block */
     int16_t *alone, *again; /* refine: latents of the block alone, before and after; NULL without */
     uint8_t *rgb;
     uint8_t *base;       /* [base_cap] base layer */
     uint8_t *bits;       /* mask planes of a block */
-    uint8_t *planes;     /* of a block of the largest exact group, dense */
+    uint8_t *planes;     /* of a block of the largest group with an exact layer, dense */
     size_t base_cap;
 } slot;
 
@@ -41,6 +42,7 @@ typedef struct strip {
 
 typedef struct encoder {
     nsvq_raster r;
+    nsvq_band *bands;  /* r's, with ranges */
     nsvq_encode_options opt;
     nsvq_model *model; /* NULL: no lossy group */
     writer w;
@@ -101,14 +103,30 @@ static nsvq_status pull(encoder *e, const strip *s, uint32_t y0, uint32_t y1, ns
     return (is_mask ? r->read_mask(r->user, &p) : r->read(r->user, &p)) ? pull_failed(&p, err) : NSVQ_OK;
 }
 
-/* n rows at p: a band that stands alone is copied to the other two channels, the last pixel on to the
- * end of the row. */
-static void widen(uint8_t *p, uint32_t width, uint32_t n, uint32_t channels, ptrdiff_t stride)
+/* n rows of pixels of three samples at p: a band that stands alone is copied to the other two channels, the
+ * last pixel on to the end of the row. */
+static void widen(uint8_t *p, uint32_t width, uint32_t n, bool grey, size_t bytes, ptrdiff_t stride)
 {
+    size_t item = 3 * bytes;
+
     for (; n > 0; n--, p += stride) {
-        for (size_t x = 0; channels == 1 && x < width; x++) p[3 * x + 1] = p[3 * x + 2] = p[3 * x];
-        for (ptrdiff_t i = 3 * (ptrdiff_t)width; i < stride; i++) p[i] = p[i - 3];
+        for (size_t x = 0; grey && x < width; x++) {
+            memcpy(p + x * item + bytes, p + x * item, bytes);
+            memcpy(p + x * item + 2 * bytes, p + x * item, bytes);
+        }
+        for (ptrdiff_t i = (ptrdiff_t)(item * width); i < stride; i++) p[i] = p[i - (ptrdiff_t)item];
     }
+}
+
+/* Floats that GDAL takes for nodata become it, so that no overview counts them. n rows of `width` samples. */
+static void settle_nodata(const group *g, uint8_t *p, size_t width, uint32_t n, ptrdiff_t stride)
+{
+    size_t bytes = group_bytes(g);
+
+    for (; g->has_nodata && g->type == NSVQ_TYPE_F32 && n > 0; n--, p += stride)
+        for (size_t i = 0; i < width; i++)
+            if (range_is_nodata(g->type, range_load(g->type, p + i * bytes), (uint32_t)g->nodata))
+                range_store(g->type, p + i * bytes, (uint32_t)g->nodata);
 }
 
 /* To whole latents. */
@@ -123,15 +141,16 @@ static nsvq_status strip_lossy(encoder *e, strip next, nsvq_error *err)
     const header *h = &e->w.h;
     const grid *v = &h->levels[e->level];
     strip *s = strip_of(e);
+    size_t bytes = group_bytes(&h->groups[e->g]);
     uint32_t margin = e->halo * e->model->desc.stride, from;
 
     next.x0 -= next.x0 < margin ? next.x0 : margin;
     next.y0 -= next.y0 < margin ? next.y0 : margin;
     next.x1 = v->width - next.x1 < margin ? v->width : next.x1 + margin;
     next.y1 = v->height - next.y1 < margin ? v->height : next.y1 + margin;
-    next.item = 3;
-    next.band_stride = 1;
-    next.stride = 3 * (ptrdiff_t)round_up(e, next.x1 - next.x0);
+    next.item = 3 * bytes;
+    next.band_stride = (ptrdiff_t)bytes;
+    next.stride = (ptrdiff_t)(next.item * round_up(e, next.x1 - next.x0));
     nsvq_status st = strip_room(s, (size_t)next.stride * round_up(e, next.y1 - next.y0), err);
     if (st != NSVQ_OK) return st;
     next.px = s->px;
@@ -146,8 +165,9 @@ static nsvq_status strip_lossy(encoder *e, strip next, nsvq_error *err)
     }
     *s = next;
     if (from < s->y1 && (st = pull(e, s, from, s->y1, err)) != NSVQ_OK) return st;
-    widen(s->px + (ptrdiff_t)(from - s->y0) * s->stride, s->x1 - s->x0, s->y1 - from,
-          h->groups[s->g].n_bands, s->stride);
+    uint8_t *rows = s->px + (ptrdiff_t)(from - s->y0) * s->stride;
+    widen(rows, s->x1 - s->x0, s->y1 - from, h->groups[s->g].n_bands == 1, bytes, s->stride);
+    if (!e->level) settle_nodata(&h->groups[s->g], rows, (size_t)s->stride / bytes, s->y1 - from, s->stride);
     for (uint32_t y = s->y1 - s->y0; y < round_up(e, s->y1 - s->y0); y++)
         memcpy(s->px + (ptrdiff_t)y * s->stride, s->px + ((ptrdiff_t)y - 1) * s->stride, (size_t)s->stride);
     return NSVQ_OK;
@@ -190,8 +210,8 @@ static void put_part(wr *out, uint8_t flags, const uint8_t *bytes, size_t n, boo
     wr_bytes(out, bytes, n);
 }
 
-/* One bit per pixel whose sample, of `channels` ones and `step` apart, equals `value`: planes of the
- * first n_planes channels. Returns how many bits are set. */
+/* One bit per pixel whose byte, of `step` ones, equals `value`: planes of the first n_planes of them. Returns
+ * how many bits are set. */
 static size_t find_equal(uint8_t *bits, const uint8_t *px, ptrdiff_t stride, int step, int n_planes,
                          uint32_t w, uint32_t h, uint8_t value)
 {
@@ -208,6 +228,54 @@ static size_t find_equal(uint8_t *bits, const uint8_t *px, ptrdiff_t stride, int
     return n;
 }
 
+/* A sample that is within the ranges of all bands, if there is one. */
+static uint32_t common_sample(const group *g)
+{
+    range best = g->range[0];
+
+    for (uint32_t b = 1; b < g->n_bands; b++)
+        if (range_value(g->type, g->range[b].low) > range_value(g->type, best.low)) best = g->range[b];
+    return best.low;
+}
+
+/* What the base layer of a block cannot tell, of samples with a range: nodata to s->bits, what is outside
+ * to s->planes, where others are a sample that is inside. Returns how many of each. */
+static size_t find_special(const group *g, slot *s, const uint8_t *px, ptrdiff_t stride, uint32_t w, uint32_t h,
+                           size_t *n_outside)
+{
+    size_t bytes = group_bytes(g), n = 0;
+    uint32_t common = common_sample(g);
+    uint8_t *to = s->planes, *row = s->bits;
+
+    *n_outside = 0;
+    memset(row, 0, mask_stride(w) * h * g->n_bands);
+    for (uint32_t b = 0; b < g->n_bands; b++) {
+        uint32_t inside = range_holds(g->type, g->range[b], common) ? common : g->range[b].low;
+        for (uint32_t y = 0; y < h; y++, row += mask_stride(w))
+            for (uint32_t x = 0; x < w; x++, to += bytes) {
+                uint32_t bits = range_load(g->type, px + (ptrdiff_t)y * stride + (3 * x + b) * bytes);
+                bool nodata = g->has_nodata && bits == (uint32_t)g->nodata;
+                bool outside = !nodata && !range_holds(g->type, g->range[b], bits);
+                if (nodata) row[x >> 3] |= (uint8_t)(0x80 >> (x & 7));
+                range_store(g->type, to, outside ? bits : inside);
+                n += nodata;
+                *n_outside += outside;
+            }
+    }
+    return n;
+}
+
+/* The slot's planes as an exact layer, the last part of a block. */
+static void put_exact(wr *out, uint8_t flags, const slot *s, const lossless_shape *shape, const void *usual)
+{
+    wr layer = {0};
+    int rc = lossless_encode(&layer, s->planes, shape, usual, 0);
+
+    put_part(out, flags, layer.p, layer.size, true);
+    out->bad |= layer.bad || rc;
+    wr_free(&layer);
+}
+
 /* The window of a block with halo: where it lies in the strip, its size in latents, and the block
  * within it. Filled pixels stand in the slot's memory. */
 typedef struct view {
@@ -216,6 +284,24 @@ typedef struct view {
     int ww, wh;
     nsvq_rect want;
 } view;
+
+/* n samples, three a pixel, as levels; known: 0 where the base layer says nothing of a sample. */
+static void to_levels(const group *g, uint8_t *level, uint8_t *known, const uint8_t *px, size_t n)
+{
+    size_t bytes = group_bytes(g);
+
+    for (size_t i = 0; i < n; i++, px += bytes) {
+        if (!has_range(g)) {
+            level[i] = *px;
+            known[i] = *px != (uint8_t)g->nodata;
+            continue;
+        }
+        range r = g->range[g->n_bands == 1 ? 0 : i % 3];
+        uint32_t bits = range_load(g->type, px);
+        known[i] = range_holds(g->type, r, bits) && !(g->has_nodata && bits == (uint32_t)g->nodata);
+        level[i] = known[i] ? range_level(g->type, r, bits) : 0;
+    }
+}
 
 static int view_of(const encoder *e, slot *s, uint32_t bx, view *v)
 {
@@ -231,13 +317,12 @@ static int view_of(const encoder *e, slot *s, uint32_t bx, view *v)
     *v = (view){strip_at(st, x0, y0), st->stride, (int)((x1 - x0) / side), (int)((y1 - y0) / side),
                 {(int)((x - x0) / side), (int)((y - y0) / side), (int)(round_up(e, w) / side),
                  (int)(round_up(e, h) / side)}};
-    if (!g->has_nodata) return 0;
-    size_t row = 3 * (size_t)(x1 - x0);
-    for (uint32_t i = 0; i < y1 - y0; i++)
-        memcpy(s->window + i * row, v->px + (ptrdiff_t)i * v->stride, row);
+    if (!g->has_nodata && !has_range(g)) return 0;
+    size_t n = 3 * (size_t)(x1 - x0);
+    for (uint32_t i = 0; i < y1 - y0; i++) to_levels(g, s->window + i * n, s->known + i * n, v->px + (ptrdiff_t)i * v->stride, n);
     v->px = s->window;
-    v->stride = (ptrdiff_t)row;
-    return fill_nodata(s->window, v->stride, (int)(x1 - x0), (int)(y1 - y0), (uint8_t)g->nodata);
+    v->stride = (ptrdiff_t)n;
+    return fill_unknown(s->window, s->known, (int)(x1 - x0), (int)(y1 - y0));
 }
 
 /* y, of one latent, towards what would have given `alone` and gave `again`; later rounds go half the way. */
@@ -287,13 +372,18 @@ static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
     size_t size;
     view v;
 
+    const strip *st = &e->strips[e->level > 0];
+    const uint8_t *px = strip_at(st, bx * BLOCK, e->by * BLOCK);
+    size_t n_nodata = 0, n_outside = 0;
+
     block_extent(&e->w.h, e->level, bx, e->by, &w, &h);
-    if (g->has_nodata) {
-        const uint8_t *px = strip_at(&e->strips[e->level > 0], bx * BLOCK, e->by * BLOCK);
-        size_t n = find_equal(s->bits, px, e->strips[e->level > 0].stride, 3, (int)g->n_bands, w, h, (uint8_t)g->nodata);
-        if (n == (size_t)w * h * g->n_bands) return NSVQ_OK; // not stored
-        if (n) flags |= PART_MASK;
-    }
+    if (has_range(g))
+        n_nodata = find_special(g, s, px, st->stride, w, h, &n_outside);
+    else if (g->has_nodata)
+        n_nodata = find_equal(s->bits, px, st->stride, 3, (int)g->n_bands, w, h, (uint8_t)g->nodata);
+    if (n_nodata == (size_t)w * h * g->n_bands) return NSVQ_OK; // not stored
+    if (n_nodata) flags |= PART_MASK;
+    if (n_outside) flags |= PART_EXACT;
     if (view_of(e, s, bx, &v)) return NSVQ_E_NOMEM;
     if (nsvq_engine_analyse(engine, s->scratch, v.px, v.stride, v.ww, v.wh, v.want, s->y) ||
         nsvq_block_encode(engine, s->scratch, s->y, v.want.w, v.want.h, e->quality16, s->base,
@@ -308,7 +398,12 @@ static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
         out->bad |= mask.bad;
         wr_free(&mask);
     }
-    put_part(out, flags, s->base, size, true);
+    put_part(out, flags, s->base, size, !n_outside);
+    if (n_outside) {
+        lossless_shape shape = {(nsvq_type)g->type, g->n_bands, w, h};
+        uint64_t usual = common_sample(g); // the low bytes come first
+        put_exact(out, flags, s, &shape, &usual);
+    }
     return out->bad ? NSVQ_E_NOMEM : NSVQ_OK;
 }
 
@@ -335,18 +430,14 @@ static nsvq_status encode_exact(encoder *e, slot *s, uint32_t bx, wr *out)
     lossless_shape shape = {.type = (nsvq_type)g->type, .n_bands = group_planes(g)};
     const void *nodata = g->has_nodata ? &g->nodata : NULL; // the low bytes come first
     size_t bytes = group_bytes(g);
-    wr layer = {0};
 
     block_extent(&e->w.h, e->level, bx, e->by, &shape.width, &shape.height);
     gather_planes(e, s, strip_at(&e->strips[e->level > 0], bx * BLOCK, e->by * BLOCK), shape.width, shape.height);
     size_t n = (size_t)shape.width * shape.height * shape.n_bands;
     if (nodata && !memcmp(s->planes, nodata, bytes) && !memcmp(s->planes, s->planes + bytes, (n - 1) * bytes))
         return NSVQ_OK; // not stored
-    int rc = lossless_encode(&layer, s->planes, &shape, nodata, 0);
     wr_le(out, PART_EXACT, 1);
-    put_part(out, PART_EXACT, layer.p, layer.size, true);
-    out->bad |= layer.bad || rc;
-    wr_free(&layer);
+    put_exact(out, PART_EXACT, s, &shape, nodata);
     return out->bad ? NSVQ_E_NOMEM : NSVQ_OK;
 }
 
@@ -513,7 +604,7 @@ static nsvq_status encode_blocks(encoder *e, nsvq_error *err)
 
 /* ---- memory ---- */
 
-/* Bytes of a block of the largest exact group; *all: of all exact groups. */
+/* Bytes of a block of the largest group with an exact layer; *all: of all of them. */
 static size_t exact_bytes(const header *h, size_t *all)
 {
     size_t most = 0;
@@ -521,7 +612,8 @@ static size_t exact_bytes(const header *h, size_t *all)
     *all = 0;
     for (uint32_t i = 0; i < h->n_groups; i++) {
         const group *g = &h->groups[i];
-        size_t bytes = g->coding == NSVQ_CODING_EXACT ? group_planes(g) * group_bytes(g) * BLOCK * BLOCK : 0;
+        bool may_have = g->coding == NSVQ_CODING_EXACT || has_range(g);
+        size_t bytes = may_have ? group_planes(g) * group_bytes(g) * BLOCK * BLOCK : 0;
         most = bytes > most ? bytes : most;
         *all += bytes;
     }
@@ -539,6 +631,7 @@ static bool slot_create(const encoder *e, slot *s, size_t exact)
     s->base_cap = nsvq_block_bound(e->model->engine, (int)side, (int)side);
     s->scratch = nsvq_scratch_create();
     s->window = malloc(3 * window * window);
+    s->known = malloc(3 * window * window);
     s->y = malloc(n * m->latent * sizeof *s->y);
     s->y_hat = malloc(n * (size_t)nsvq_engine_channels(e->model->engine) * sizeof *s->y_hat);
     s->base = malloc(s->base_cap);
@@ -548,7 +641,7 @@ static bool slot_create(const encoder *e, slot *s, size_t exact)
         s->rgb = malloc((size_t)BLOCK * BLOCK * 3);
         if (!s->alone || !s->again || !s->rgb) return false;
     }
-    return s->scratch && s->window && s->y && s->y_hat && s->base;
+    return s->scratch && s->window && s->known && s->y && s->y_hat && s->base;
 }
 
 static nsvq_status encoder_room(encoder *e, nsvq_error *err)
@@ -582,6 +675,7 @@ static void encoder_free(encoder *e)
         slot *s = &e->slots[i];
         nsvq_scratch_destroy(s->scratch);
         free(s->window);
+        free(s->known);
         free(s->y);
         free(s->y_hat);
         free(s->alone);
@@ -602,9 +696,17 @@ static void encoder_free(encoder *e)
     wr_free(&e->joined);
     writer_free(&e->w);
     nsvq_model_release(e->model);
+    free(e->bands);
 }
 
 /* ---- before the first block ---- */
+
+static bool range_fits(const nsvq_band *b)
+{
+    if (!b->has_range || is_exact(b) || type_of(b) == NSVQ_TYPE_U8) return true;
+    if (type_of(b) != NSVQ_TYPE_F32 && (b->low | b->high) > UINT16_MAX) return false;
+    return range_valid(type_of(b), (range){b->low, b->high});
+}
 
 static nsvq_status check_arguments(encoder *e, const nsvq_sink *sink, const nsvq_raster *raster,
                                    const nsvq_encode_options *opt, nsvq_error *err)
@@ -643,18 +745,11 @@ static nsvq_status check_arguments(encoder *e, const nsvq_sink *sink, const nsvq
         size_t bytes = band->type ? nsvq_type_bytes((nsvq_type)band->type) : 1;
         if (!bytes || (band->has_nodata && (band->type > NSVQ_TYPE_COMPLEX ||
                                             (bytes < 8 && band->nodata >> (8 * bytes)))) ||
-            band->resampling > NSVQ_MODE)
-            return fail(err, NSVQ_E_ARG, NO_OFFSET, "band %u: type %u, nodata %llx, resampling %u", b, band->type,
-                        (unsigned long long)band->nodata, band->resampling);
+            band->resampling > NSVQ_MODE || !range_fits(band))
+            return fail(err, NSVQ_E_ARG, NO_OFFSET, "band %u: type %u, nodata %llx, resampling %u, range %x to %x", b,
+                        band->type, (unsigned long long)band->nodata, band->resampling, band->low, band->high);
     }
     return NSVQ_OK;
-}
-
-/* May two bands share a group? */
-static bool is_pair(const nsvq_band *a, const nsvq_band *b)
-{
-    return is_exact(a) == is_exact(b) && type_of(a) == type_of(b) && !a->has_nodata == !b->has_nodata &&
-           (!a->has_nodata || a->nodata == b->nodata);
 }
 
 /* Bands from `first` on that share a group: three or one lossy ones; exact ones so that the groups of
@@ -666,7 +761,7 @@ static uint32_t group_size(const encoder *e, uint32_t first)
     uint32_t n = 1, most = e->opt.max_group;
 
     while (first + n < r->n_bands && is_pair(band, band + n)) n++;
-    if (!is_exact(band)) return n >= 3 ? 3 : 1;
+    if (!is_exact(band)) return n >= 3 && !band->alone ? 3 : 1;
     uint32_t n_groups = (n + most - 1) / most;
     return (n + n_groups - 1) / n_groups;
 }
@@ -691,6 +786,8 @@ static nsvq_status plan_groups(const encoder *e, header *h, nsvq_error *err)
             .nodata = band->has_nodata ? band->nodata : 0,
             .n_bands = n,
             .first_band = b};
+        group *g = &h->groups[h->n_groups];
+        for (uint32_t i = 0; has_range(g) && i < n; i++) g->range[i] = (range){band[i].low, band[i].high};
     }
     for (uint32_t i = 0; i < h->n_masks; i++)
         h->groups[h->n_groups++] = (group){.coding = CODING_MASK, .first_band = i};
@@ -784,6 +881,15 @@ static nsvq_status begin(encoder *e, const nsvq_sink *sink, nsvq_error *err)
     return st == NSVQ_OK ? encoder_room(e, err) : st;
 }
 
+static nsvq_status take_ranges(encoder *e, nsvq_error *err)
+{
+    e->bands = malloc(e->r.n_bands * sizeof *e->bands);
+    if (!e->bands) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    memcpy(e->bands, e->r.bands, e->r.n_bands * sizeof *e->bands);
+    e->r.bands = e->bands;
+    return measure_ranges(&e->r, e->bands, err);
+}
+
 nsvq_status nsvq_encode(const nsvq_sink *sink, const nsvq_raster *raster,
                         const nsvq_encode_options *opt, uint64_t *bytes, nsvq_error *err)
 {
@@ -792,9 +898,9 @@ nsvq_status nsvq_encode(const nsvq_sink *sink, const nsvq_raster *raster,
     nsvq_status st = check_arguments(&e, sink, raster, opt, err);
 
     if (bytes) *bytes = 0;
+    if (st == NSVQ_OK) st = take_ranges(&e, err);
     if (st == NSVQ_OK && (e.opt.rate > 0 || e.opt.psnr > 0)) st = find_quality(&e.r, &e.opt, err);
-    if (st != NSVQ_OK) return st;
-    if ((st = begin(&e, sink, err)) == NSVQ_OK) {
+    if (st == NSVQ_OK && (st = begin(&e, sink, err)) == NSVQ_OK) {
         st = go_on(&e) ? NSVQ_OK : fail(err, NSVQ_E_CANCELLED, NO_OFFSET, "cancelled");
         if (st == NSVQ_OK) st = encode_blocks(&e, err);
         if (st == NSVQ_OK) st = writer_end(&e.w, &size, err);

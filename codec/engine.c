@@ -161,6 +161,7 @@ typedef struct picture { /* one side of a run is pixels, the other latents */
     const nsvq_kernels *k;
     const uint8_t *in;
     uint8_t *out;
+    int16_t *values; /* instead of out */
     ptrdiff_t stride;
     const int16_t *y_hat;
     int16_t *y;
@@ -196,6 +197,19 @@ static void emit_pixels(const void *user, const int16_t *row, int y)
     p->k->to_pixels(out, p->stride, row, p->want.w, p->side);
 }
 
+/* As to_pixels, by rows of squares of 4 x 4 pixels. */
+static void emit_values(const void *user, const int16_t *row, int y)
+{
+    const picture *p = user;
+    int16_t *out = p->values + (ptrdiff_t)p->side * (y - p->want.y) * p->stride;
+
+    for (int x = 0; x < p->want.w; x++, out += 3 * p->side)
+        for (int sy = 0; sy < p->side / 4; sy++)
+            for (int sx = 0; sx < p->side / 4; sx++)
+                for (int py = 0; py < 4; py++, row += 12)
+                    memcpy(out + (4 * sy + py) * p->stride + 12 * sx, row, 12 * sizeof *row);
+}
+
 int nsvq_engine_analyse(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *rgb, ptrdiff_t stride,
                         int ww, int wh, nsvq_rect want, int16_t *y)
 {
@@ -210,20 +224,28 @@ int nsvq_engine_analyse(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *rg
     return net_run(&e->analysis, s, &job);
 }
 
+static int synthesise(const nsvq_engine *e, nsvq_scratch *s, int wh, picture *p)
+{
+    p->k = &e->k;
+    p->side = e->m->stride;
+    p->n_channels = nsvq_engine_channels(e);
+    net_job job = {.ww = p->ww, .wh = wh, .want = p->want, .user = p, .load = load_latents,
+                   .emit = p->values ? emit_values : emit_pixels};
+    return net_run(&e->synthesis, s, &job);
+}
+
 int nsvq_engine_synthesise(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y_hat, int ww,
                            int wh, nsvq_rect want, uint8_t *rgb, ptrdiff_t stride)
 {
-    picture p = {.k = &e->k,
-                 .out = rgb,
-                 .stride = stride,
-                 .y_hat = y_hat,
-                 .want = want,
-                 .ww = ww,
-                 .side = e->m->stride,
-                 .n_channels = nsvq_engine_channels(e)};
-    net_job job = {
-        .ww = ww, .wh = wh, .want = want, .user = &p, .load = load_latents, .emit = emit_pixels};
-    return net_run(&e->synthesis, s, &job);
+    picture p = {.out = rgb, .stride = stride, .y_hat = y_hat, .want = want, .ww = ww};
+    return synthesise(e, s, wh, &p);
+}
+
+int nsvq_engine_synthesise_fine(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y_hat, int ww,
+                                int wh, nsvq_rect want, int16_t *values, ptrdiff_t stride)
+{
+    picture p = {.values = values, .stride = stride, .y_hat = y_hat, .want = want, .ww = ww};
+    return synthesise(e, s, wh, &p);
 }
 
 /* ---- blocks ---- */

@@ -41,6 +41,9 @@ int nsvq_engine_analyse(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *rg
 /* y_hat: window [wh][ww][C]; rgb receives the pixels of want, interleaved. */
 int nsvq_engine_synthesise(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y_hat, int ww, int wh,
                            nsvq_rect want, uint8_t *rgb, ptrdiff_t stride);
+/* The same before rounding: unit 1/32 level around 128. stride: in values. */
+int nsvq_engine_synthesise_fine(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y_hat, int ww, int wh,
+                                nsvq_rect want, int16_t *values, ptrdiff_t stride);
 /* y [bh][bw][L], at most a block; quality16: the vq family drops the fraction. *out (cap bytes, at least
  * nsvq_block_bound()) receives the block's base layer, *size its bytes; y_hat [bh][bw][C] what
  * block_decode makes of it. */

@@ -131,25 +131,23 @@ static void pull(plane *fine, const plane *coarse)
         }
 }
 
-static void fill_channel(uint8_t *px, ptrdiff_t stride, uint8_t nodata, plane *p, int n)
+static void fill_channel(uint8_t *px, const uint8_t *known, plane *p, int n)
 {
+    size_t size = (size_t)p->w * (size_t)p->h;
     bool all_known = true;
 
-    for (int y = 0; y < p->h; y++)
-        for (int x = 0; x < p->w; x++) {
-            uint8_t v = px[y * stride + 3 * x];
-            p->value[y * p->w + x] = v;
-            p->known[y * p->w + x] = v != nodata;
-            all_known &= v != nodata;
-        }
+    for (size_t i = 0; i < size; i++) {
+        p->value[i] = px[3 * i];
+        p->known[i] = known[3 * i];
+        all_known &= known[3 * i] != 0;
+    }
     if (all_known) return;
     for (int i = 1; i < n; i++) push(&p[i], &p[i - 1]);
     for (int i = n - 2; i >= 0; i--) pull(&p[i], &p[i + 1]);
-    for (int y = 0; y < p->h; y++)
-        for (int x = 0; x < p->w; x++) px[y * stride + 3 * x] = p->value[y * p->w + x];
+    for (size_t i = 0; i < size; i++) px[3 * i] = p->value[i];
 }
 
-int fill_nodata(uint8_t *px, ptrdiff_t stride, int w, int h, uint8_t nodata)
+int fill_unknown(uint8_t *px, const uint8_t *known, int w, int h)
 {
     plane p[MAX_PLANES];
     size_t total = 0;
@@ -169,7 +167,7 @@ int fill_nodata(uint8_t *px, ptrdiff_t stride, int w, int h, uint8_t nodata)
         p[i].known = at + size;
         at += 2 * size;
     }
-    for (int c = 0; c < 3; c++) fill_channel(px + c, stride, nodata, p, n);
+    for (int c = 0; c < 3; c++) fill_channel(px + c, known + c, p, n);
     free(memory);
     return 0;
 }

@@ -227,6 +227,10 @@ nsvq_status nsvq_group_get(const nsvq_file *f, uint32_t g, nsvq_group *out)
                         .has_nodata = from->has_nodata,
                         .nodata = from->nodata};
 
+    for (int b = 0; b < 3; b++) {
+        known.low[b] = from->range[b].low;
+        known.high[b] = from->range[b].high;
+    }
     memcpy(out, &known, out->struct_size < sizeof known ? out->struct_size : sizeof known);
     return NSVQ_OK;
 }

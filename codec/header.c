@@ -74,7 +74,9 @@ static nsvq_status parse_group(rd *r, group *g, uint64_t at, nsvq_error *err)
     case NSVQ_CODING_VQ3:
     case NSVQ_CODING_VQ1:
         g->n_bands = g->coding == NSVQ_CODING_VQ3 ? 3 : 1;
-        g->type = NSVQ_TYPE_U8;
+        g->type = rd_u8(r);
+        if (!r->bad && g->type != NSVQ_TYPE_U8 && !range_type(g->type))
+            return fail(err, NSVQ_E_UNSUPPORTED, at, "lossy band group with sample type %u", g->type);
         break;
     case NSVQ_CODING_EXACT:
         type = rd_u8(r);
@@ -112,6 +114,15 @@ static nsvq_status parse_run(rd *r, group *g, uint32_t *count, bool *of_bands, c
     return NSVQ_OK;
 }
 
+static void parse_ranges(rd *r, group *g)
+{
+    for (uint32_t b = 0; has_range(g) && b < g->n_bands; b++) {
+        g->range[b].low = (uint32_t)rd_le(r, (int)group_bytes(g));
+        g->range[b].high = (uint32_t)rd_le(r, (int)group_bytes(g));
+        r->bad |= !range_valid(g->type, g->range[b]);
+    }
+}
+
 /* Reads the runs twice: first to count, so that groups are allocated only once the caller knows that
  * an index of that size fits the file. */
 static nsvq_status parse_groups(header *h, rd *r, const uint8_t *origin, nsvq_error *err)
@@ -131,10 +142,11 @@ static nsvq_status parse_groups(header *h, rd *r, const uint8_t *origin, nsvq_er
         if (g.coding == CODING_MASK) h->n_masks = count;
         for (uint32_t k = 0; k < count; k++, h->n_groups++, h->n_bands += g.n_bands) {
             g.first_band = g.coding == CODING_MASK ? k : h->n_bands;
+            parse_ranges(r, &g);
             if (h->groups) h->groups[h->n_groups] = g;
         }
     }
-    if (r->bad || !h->n_bands) return fail(err, NSVQ_E_CORRUPT, at, "header: no bands");
+    if (r->bad || !h->n_bands) return fail(err, NSVQ_E_CORRUPT, at, "header: no bands, or a bad range");
     return NSVQ_OK;
 }
 
@@ -312,12 +324,15 @@ static void store_groups(const header *h, wr *w)
         }
         bool of_bands = g->coding == CODING_MASK && h->band_masks;
         wr_le(&runs, g->coding | (g->has_nodata ? GROUP_NODATA : 0u) | (of_bands ? GROUP_OF_BANDS : 0u), 1);
-        if (g->coding == NSVQ_CODING_EXACT) {
-            wr_le(&runs, g->type | (g->complex ? TYPE_COMPLEX : 0u), 1);
-            wr_varint(&runs, g->n_bands);
-        }
+        if (g->coding != CODING_MASK) wr_le(&runs, g->type | (g->complex ? TYPE_COMPLEX : 0u), 1);
+        if (g->coding == NSVQ_CODING_EXACT) wr_varint(&runs, g->n_bands);
         if (g->has_nodata) wr_le(&runs, g->nodata, (int)group_bytes(g));
         wr_varint(&runs, n);
+        for (uint32_t k = 0; has_range(g) && k < n; k++)
+            for (uint32_t b = 0; b < g->n_bands; b++) {
+                wr_le(&runs, g[k].range[b].low, (int)group_bytes(g));
+                wr_le(&runs, g[k].range[b].high, (int)group_bytes(g));
+            }
     }
     wr_varint(w, n_runs);
     wr_bytes(w, runs.p, runs.size);

@@ -144,8 +144,8 @@ typedef struct nsvq_open_options { /* in every field 0 = default */
 
 /* How the bands of a group are coded. */
 typedef enum nsvq_coding {
-    NSVQ_CODING_VQ3 = 1,  /* three bands through a vq model */
-    NSVQ_CODING_VQ1 = 2,  /* one band, as three equal ones, through a vq model */
+    NSVQ_CODING_VQ3 = 1,  /* three bands through a model */
+    NSVQ_CODING_VQ1 = 2,  /* one band, as three equal ones, through a model */
     NSVQ_CODING_EXACT = 3 /* bands of one type, lossless */
 } nsvq_coding;
 
@@ -184,6 +184,7 @@ typedef struct nsvq_group { /* bands that are coded, and best read, together */
     uint32_t    first_band, n_bands; /* bands from 0 */
     uint8_t     has_nodata;
     uint64_t    nodata; /* the bits of a sample */
+    uint32_t low[3], high[3]; /* of the bands of a lossy group of U16, S16, F32: as in nsvq_band */
 } nsvq_group;
 NSVQ_API nsvq_status nsvq_group_get(const nsvq_file *f, uint32_t g, nsvq_group *out);
 /* Where block (bx, by) of group g lies: for tools. size 0: the block is not stored (all nodata). */
@@ -227,8 +228,12 @@ typedef struct nsvq_band {
     uint8_t  exact;      /* code this band losslessly (alpha, labels) */
     uint8_t  has_nodata; /* pixels equal to nodata stay exactly so, and no other becomes so */
     uint64_t nodata;     /* the bits of a sample; not for complex types */
-    uint8_t  type;       /* nsvq_type; 0: U8. All others are coded losslessly */
+    uint8_t  type;       /* nsvq_type; 0: U8. Lossy: U8, U16, S16, F32; all others are coded losslessly */
     uint8_t  resampling; /* nsvq_resampling, to overviews */
+    /* Lossy U16, S16, F32: */
+    uint8_t  has_range;  /* the next three are set; else they are found by one more pass */
+    uint8_t  alone;      /* not in a group with the two bands behind */
+    uint32_t low, high;  /* bits of samples: between them the coding is lossy, outside of them exact */
 } nsvq_band;
 
 /* How a sample of an overview comes from those of the 2 x 2 below that are valid: neither nodata nor
@@ -275,12 +280,13 @@ typedef struct nsvq_encode_options { /* in every field 0 = default */
     /* Instead of a quality (one of the two; with lossy bands only): the nearest one that there is. The
      * raster is read several times, and for a PSNR the compressed file is held in memory. */
     double            rate;      /* bits per pixel of the whole file, all bands together */
-    double            psnr;      /* dB over all samples of lossy bands but nodata */
+    double            psnr;      /* dB over all samples of lossy bands but nodata; the peak is 255 if all are U8,
+                                    else the largest minus the smallest of them */
     int               effort;    /* 1..9: time for smaller files; default 5 */
 } nsvq_encode_options;
 
 /* Writes a whole file into an empty sink; *bytes (may be NULL) receives its size. Consecutive runs of
- * three lossy bands with equal nodata settings form a group, other lossy ones stand alone; lossless
+ * three lossy bands of one type and nodata, the first not alone, form a group, other lossy ones stand alone; lossless
  * ones of one type and nodata share groups of equal size. The header comes last: what a failed call
  * leaves is never a valid file. Memory: a chunk of blocks, and of the levels below the full one some
  * rows of blocks. */

@@ -51,44 +51,72 @@ static int memory_read(void *user, uint64_t offset, void *to, size_t n)
 }
 
 typedef struct error_sum {
-    double squares, n;
+    double squares, n, least, most; /* least, most: of the source */
+    bool wide;                      /* some have a range */
 } error_sum;
 
-/* Adds the squared errors of n samples of a band; nodata does not count. */
+/* Adds the squared errors of n bytes of a band; nodata does not count. */
 static void add_errors(error_sum *e, const uint8_t *a, const uint8_t *b, size_t n, const nsvq_band *band)
 {
     uint64_t sum = 0, count = 0;
+    int least = 255, most = 0;
 
     for (size_t i = 0; i < n; i++) {
         int d = a[i] - b[i];
         if (band->has_nodata && a[i] == band->nodata) continue;
         sum += (uint64_t)(d * d);
         count++;
+        least = a[i] < least ? a[i] : least;
+        most = a[i] > most ? a[i] : most;
     }
     e->squares += (double)sum;
     e->n += (double)count;
+    e->least = fmin(e->least, least);
+    e->most = fmax(e->most, most);
+}
+
+static void add_wide_errors(error_sum *e, const uint8_t *a, const uint8_t *b, size_t n, const nsvq_band *band)
+{
+    nsvq_type type = type_of(band);
+    size_t bytes = nsvq_type_bytes(type);
+
+    e->wide = true;
+    for (size_t i = 0; i < n; i++, a += bytes, b += bytes) {
+        uint32_t bits = range_load(type, a);
+        double v = range_value(type, bits), d = v - range_value(type, range_load(type, b));
+        if (!isfinite(v) || (band->has_nodata && range_is_nodata(type, bits, (uint32_t)band->nodata))) continue;
+        e->squares += d * d;
+        e->n++;
+        e->least = fmin(e->least, v);
+        e->most = fmax(e->most, v);
+    }
 }
 
 static nsvq_status compare(nsvq_decoder *d, const nsvq_raster *r, double *psnr, nsvq_error *err)
 {
-    uint8_t *source = malloc((size_t)r->width * BLOCK), *decoded = malloc((size_t)r->width * BLOCK);
+    size_t most = (size_t)r->width * BLOCK * 4;
+    uint8_t *source = malloc(most), *decoded = malloc(most);
     nsvq_status st = source && decoded ? NSVQ_OK : fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
-    error_sum e = {0};
+    error_sum e = {.least = INFINITY, .most = -INFINITY};
 
     for (uint32_t y = 0; y < r->height && st == NSVQ_OK; y += BLOCK)
         for (uint32_t b = 0; b < r->n_bands && st == NSVQ_OK; b++) {
+            const nsvq_band *band = &r->bands[b];
             uint32_t h = r->height - y < BLOCK ? r->height - y : BLOCK;
+            ptrdiff_t bytes = (ptrdiff_t)nsvq_type_bytes(type_of(band));
             nsvq_pull pull = {.y = y, .w = r->width, .h = h, .first = b, .n = 1, .pixels = source,
-                              .pixel_stride = 1, .row_stride = (ptrdiff_t)r->width};
+                              .pixel_stride = bytes, .row_stride = bytes * r->width};
             nsvq_window w = {.struct_size = sizeof w, .y = y, .w = r->width, .h = h, .n_bands = 1, .bands = &b,
-                             .pixels = decoded, .pixel_stride = 1, .row_stride = (ptrdiff_t)r->width};
-            if (is_exact(&r->bands[b])) continue;
+                             .pixels = decoded, .pixel_stride = bytes, .row_stride = bytes * r->width};
+            if (is_exact(band)) continue;
             if (r->read(r->user, &pull))
                 st = fail(err, NSVQ_E_IO, NO_OFFSET, "reading the raster failed at row %u", y);
             if (st == NSVQ_OK) st = nsvq_read(d, &w, err);
-            if (st == NSVQ_OK) add_errors(&e, source, decoded, (size_t)r->width * h, &r->bands[b]);
+            if (st == NSVQ_OK)
+                (bytes == 1 ? add_errors : add_wide_errors)(&e, source, decoded, (size_t)r->width * h, band);
         }
-    *psnr = 10 * log10(255. * 255 * fmax(e.n, 1) / fmax(e.squares, 1e-3));
+    double peak = !e.wide ? 255 : e.most > e.least ? e.most - e.least : 1;
+    *psnr = 10 * log10(fmax(e.n, 1) / fmax(e.squares / (peak * peak), 1e-8));
     free(source);
     free(decoded);
     return st;

@@ -25,7 +25,7 @@ typedef struct buffer {
 /* One thread's memory; grows on demand. */
 typedef struct slot {
     nsvq_scratch *scratch;
-    buffer latents, samples, mask, bytes, blocks;
+    buffer latents, values, samples, mask, bytes, blocks;
 } slot;
 
 struct nsvq_decoder {
@@ -98,6 +98,7 @@ void nsvq_decoder_destroy(nsvq_decoder *d)
         slot *s = &d->slots[i];
         nsvq_scratch_destroy(s->scratch);
         free(s->latents.p);
+        free(s->values.p);
         free(s->samples.p);
         free(s->mask.p);
         free(s->bytes.p);
@@ -206,10 +207,10 @@ typedef struct tile {
     slot *s;
     box at;           /* in pixels, within the window */
     uint32_t g;
-    /* result: samples [at.y1 - at.y0] rows of `stride`, n_channels interleaved */
+    /* result: samples of `bytes` each, [at.y1 - at.y0] rows of `stride`, n_channels interleaved */
     uint8_t *samples;
     ptrdiff_t stride;
-    int n_channels;
+    int n_channels, bytes;
 } tile;
 
 /* Latents around its own that a tile depends on. */
@@ -329,33 +330,54 @@ static void join_blocks(const join_window *j, box around, uint32_t side)
         join_before_row(j, (int)(y - around.y0), 0, j->w);
 }
 
-static nsvq_status synthesise(tile *t, const blocks *b, box around, nsvq_error *err)
+/* The tile's latents with those around them, joined at the edges of blocks. NULL without memory. */
+static const int16_t *take_latents(const tile *t, const blocks *b, box around)
 {
     const nsvq_model *m = t->j->d->f->model;
-    const header *h = &t->j->d->f->h;
-    uint32_t side = m->desc.stride;
-    box want = cells_of(t->at, side);
     size_t n_latent = (size_t)nsvq_engine_channels(m->engine);
     size_t ww = around.x1 - around.x0, wh = around.y1 - around.y0;
-    size_t w = want.x1 - want.x0, n_rows = want.y1 - want.y0;
     int16_t *latents = reserve(&t->s->latents, ww * wh * (n_latent * sizeof *latents + 1));
-    uint8_t *rgb = reserve(&t->s->samples, w * n_rows * side * side * 3);
-    nsvq_rect rect = {(int)(want.x0 - around.x0), (int)(want.y0 - around.y0), (int)w, (int)n_rows};
 
-    if (!latents || !rgb) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    if (!latents) return NULL;
     uint8_t *quiet = (uint8_t *)(latents + ww * wh * n_latent);
     gather(latents, quiet, b, t, around);
     if (m->desc.family == NSVQ_FAMILY_VQ) {
         join_window join = {latents, quiet, (int)ww, (int)wh, (int)n_latent,
-                            JOIN_BITS * (int64_t)nsvq_lambda(&m->desc, h->quality)};
-        join_blocks(&join, around, BLOCK / side);
+                            JOIN_BITS * (int64_t)nsvq_lambda(&m->desc, t->j->d->f->h.quality)};
+        join_blocks(&join, around, BLOCK / m->desc.stride);
     }
-    t->stride = (ptrdiff_t)(w * side * 3);
-    if (nsvq_engine_synthesise(m->engine, t->s->scratch, latents, (int)ww, (int)wh, rect, rgb, t->stride))
-        return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
-    t->samples = rgb + (ptrdiff_t)(t->at.y0 - want.y0 * side) * t->stride +
-                 (ptrdiff_t)(t->at.x0 - want.x0 * side) * 3;
-    t->n_channels = 3;
+    return latents;
+}
+
+static nsvq_status synthesise(tile *t, const blocks *b, box around, nsvq_error *err)
+{
+    const nsvq_model *m = t->j->d->f->model;
+    const group *g = &t->j->d->f->h.groups[t->g];
+    uint32_t side = m->desc.stride;
+    box want = cells_of(t->at, side);
+    int ww = (int)(around.x1 - around.x0), wh = (int)(around.y1 - around.y0);
+    size_t width = (want.x1 - want.x0) * side, n = width * (want.y1 - want.y0) * side;
+    const int16_t *latents = take_latents(t, b, around);
+    int16_t *values = has_range(g) ? reserve(&t->s->values, 3 * n * sizeof *values) : NULL;
+    uint8_t *samples = reserve(&t->s->samples, 3 * n * group_bytes(g));
+    nsvq_rect rect = {(int)(want.x0 - around.x0), (int)(want.y0 - around.y0), (int)(want.x1 - want.x0),
+                      (int)(want.y1 - want.y0)};
+
+    if (!latents || !samples || (has_range(g) && !values)) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    int rc = values ? nsvq_engine_synthesise_fine(m->engine, t->s->scratch, latents, ww, wh, rect, values,
+                                                  3 * (ptrdiff_t)width)
+                    : nsvq_engine_synthesise(m->engine, t->s->scratch, latents, ww, wh, rect, samples,
+                                             3 * (ptrdiff_t)width);
+    if (rc) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+    t->bytes = (int)group_bytes(g);
+    t->n_channels = values ? (int)g->n_bands : 3;
+    size_t item = (size_t)t->n_channels * group_bytes(g);
+    for (uint32_t c = 0; values && c < g->n_bands; c++)
+        range_samples(samples + c * group_bytes(g), (ptrdiff_t)item, g->type, g->range[c], values + c,
+                      g->n_bands == 1, n);
+    t->stride = (ptrdiff_t)(width * item);
+    t->samples = samples + (ptrdiff_t)(t->at.y0 - want.y0 * side) * t->stride +
+                 (ptrdiff_t)((t->at.x0 - want.x0 * side) * item);
     return NSVQ_OK;
 }
 
@@ -363,10 +385,11 @@ static nsvq_status synthesise(tile *t, const blocks *b, box around, nsvq_error *
 
 static uint8_t *sample(const tile *t, uint32_t x, uint32_t y)
 {
-    return t->samples + (ptrdiff_t)(y - t->at.y0) * t->stride + (ptrdiff_t)(x - t->at.x0) * t->n_channels;
+    return t->samples + (ptrdiff_t)(y - t->at.y0) * t->stride +
+           (ptrdiff_t)(x - t->at.x0) * t->n_channels * t->bytes;
 }
 
-/* Three equal bands went in: their rounded mean comes out. In place. */
+/* Three equal bands of bytes went in: their rounded mean comes out. In place. */
 static void make_grey(tile *t)
 {
     for (uint32_t y = t->at.y0; y < t->at.y1; y++) {
@@ -397,10 +420,38 @@ static void put_nodata(const tile *t, const group *g, box block, box in, const u
         }
 }
 
-static void put_all(const tile *t, box in, uint8_t value)
+/* Samples that have a range: none stays nodata, then come those that the exact layer tells, then nodata. */
+static void put_wide(const tile *t, const group *g, const entry *e, box block, box in, const uint8_t *bits)
 {
-    for (uint32_t y = in.y0; y < in.y1; y++)
-        memset(sample(t, in.x0, y), value, (in.x1 - in.x0) * (size_t)t->n_channels);
+    size_t bytes = (size_t)t->bytes, item = (size_t)t->n_channels * bytes, width = block.x1 - block.x0;
+    uint32_t nodata = (uint32_t)g->nodata, n = in.x1 - in.x0, left = in.x0 - block.x0;
+
+    for (int c = 0; c < t->n_channels; c++)
+        for (uint32_t y = in.y0; y < in.y1; y++) {
+            uint8_t *p = sample(t, in.x0, y) + (size_t)c * bytes;
+            size_t row = (size_t)c * (block.y1 - block.y0) + (y - block.y0);
+            if (g->has_nodata) range_avoid(p, (ptrdiff_t)item, g->type, g->range[c], nodata, n);
+            for (uint32_t x = 0; e->pixels && x < n; x++) {
+                uint32_t told = range_load(g->type, e->pixels + (row * width + left + x) * bytes);
+                if (!range_holds(g->type, g->range[c], told) && !(g->has_nodata && told == nodata))
+                    range_store(g->type, p + x * item, told);
+            }
+            for (uint32_t x = 0; bits && x < n; x++)
+                if (mask_get(bits + row * mask_stride((uint32_t)width), left + x)) range_store(g->type, p + x * item, nodata);
+        }
+}
+
+/* value: bits of a sample. */
+static void put_all(const tile *t, box in, uint64_t value)
+{
+    size_t n = (in.x1 - in.x0) * (size_t)t->n_channels;
+
+    for (uint32_t y = in.y0; y < in.y1; y++) {
+        uint8_t *p = sample(t, in.x0, y);
+        if (t->bytes == 1) memset(p, (uint8_t)value, n);
+        for (size_t i = 0; t->bytes > 1 && i < n; i++)
+            memcpy(p + i * (size_t)t->bytes, &value, (size_t)t->bytes); // the low bytes come first
+    }
 }
 
 /* Mask planes of entry e; *bits NULL: nothing is masked. */
@@ -442,16 +493,20 @@ static nsvq_status each_block(tile *t, const blocks *b, put_block *put, nsvq_err
 
 static nsvq_status put_lossy(tile *t, const entry *e, box block, box in, nsvq_error *err)
 {
-    const group *g = &t->j->d->f->h.groups[t->g];
+    const header *h = &t->j->d->f->h;
+    const group *g = &h->groups[t->g];
     uint8_t *bits;
 
-    if (!g->has_nodata) return NSVQ_OK;
     if (!e || !e->size) {
-        put_all(t, in, (uint8_t)g->nodata);
+        if (g->has_nodata) put_all(t, in, g->nodata);
         return NSVQ_OK;
     }
+    if (e->exact_damaged) return block_error(err, NSVQ_E_CORRUPT, e, h, "exact layer: damaged");
     nsvq_status st = load_mask(t, e, block, g->n_bands, &bits, err);
-    if (st == NSVQ_OK) put_nodata(t, g, block, in, bits);
+    if (st == NSVQ_OK && has_range(g))
+        put_wide(t, g, e, block, in, bits);
+    else if (st == NSVQ_OK && g->has_nodata)
+        put_nodata(t, g, block, in, bits);
     return st;
 }
 
@@ -531,10 +586,11 @@ static nsvq_status put_mask(tile *t, const entry *e, box block, box in, nsvq_err
 }
 
 /* Samples of a tile without networks: one channel. */
-static nsvq_status plain_room(tile *t, nsvq_error *err)
+static nsvq_status plain_room(tile *t, size_t bytes, nsvq_error *err)
 {
-    t->stride = (ptrdiff_t)(t->at.x1 - t->at.x0);
+    t->stride = (ptrdiff_t)((t->at.x1 - t->at.x0) * bytes);
     t->n_channels = 1;
+    t->bytes = (int)bytes;
     t->samples = reserve(&t->s->samples, (size_t)t->stride * (t->at.y1 - t->at.y0));
     return t->samples ? NSVQ_OK : fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
 }
@@ -567,7 +623,7 @@ static nsvq_status plain_tile(tile *t, nsvq_error *err)
     bool is_mask = f->h.groups[t->g].coding == CODING_MASK;
     blocks b;
     size_t n;
-    nsvq_status st = is_mask ? plain_room(t, err) : NSVQ_OK;
+    nsvq_status st = is_mask ? plain_room(t, 1, err) : NSVQ_OK;
 
     if (st == NSVQ_OK) st = tile_needs(t, &b, &n, err);
     if (st == NSVQ_OK) st = blocks_get(&b, f, t->s, &t->j->bytes, n, err);
@@ -587,14 +643,14 @@ static nsvq_status lossy_tile(tile *t, nsvq_error *err)
 
     if (st != NSVQ_OK) return st;
     if (!n) {
-        if ((st = plain_room(t, err)) != NSVQ_OK) return st;
-        put_all(t, t->at, (uint8_t)g->nodata);
+        if ((st = plain_room(t, group_bytes(g), err)) != NSVQ_OK) return st;
+        put_all(t, t->at, g->nodata);
         return NSVQ_OK;
     }
     if ((st = blocks_get(&b, f, t->s, &t->j->bytes, n, err)) != NSVQ_OK) return st;
     spread(&b, &f->h, n);
     st = synthesise(t, &b, latents_around(t), err);
-    if (st == NSVQ_OK && g->coding == NSVQ_CODING_VQ1) make_grey(t);
+    if (st == NSVQ_OK && g->coding == NSVQ_CODING_VQ1 && t->n_channels == 3) make_grey(t);
     if (st == NSVQ_OK) st = each_block(t, &b, put_lossy, err);
     blocks_release(&b, f);
     return st;
@@ -608,8 +664,8 @@ static void put_band(const tile *t, uint32_t i, int channel)
     const nsvq_window *w = t->j->w;
 
     for (uint32_t y = t->at.y0; y < t->at.y1; y++)
-        copy_samples(wanted_at(w, i, t->at.x0, y), w->pixel_stride, sample(t, t->at.x0, y) + channel,
-                     t->n_channels, t->at.x1 - t->at.x0, 1);
+        copy_samples(wanted_at(w, i, t->at.x0, y), w->pixel_stride, sample(t, t->at.x0, y) + channel * t->bytes,
+                     t->n_channels * t->bytes, t->at.x1 - t->at.x0, (size_t)t->bytes);
 }
 
 static void put_samples(const tile *t)

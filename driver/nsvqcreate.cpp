@@ -161,7 +161,7 @@ static bool ParseOptions(CSLConstList papszOptions, CreateOptions &oOptions)
     const char *pszLossless = CSLFetchNameValue(papszOptions, "LOSSLESS");
     if (pszLossless && !ParseBoolean(pszLossless, oOptions.bLossless))
         return IllegalOption("LOSSLESS", pszLossless, "YES or NO");
-    if (oOptions.bLossless) oOptions.bLossy = false;
+    if (pszLossless || oOptions.bLossless) oOptions.bLossy = !oOptions.bLossless;
 
     const char *pszOverviews = CSLFetchNameValueDef(papszOptions, "OVERVIEWS", "AUTO");
     oOptions.bOverviews = EQUAL(pszOverviews, "AUTO");
@@ -216,6 +216,11 @@ static bool CheckSource(const char *pszFilename, GDALDataset *poSrcDS)
         }
     }
     return CheckTarget(pszFilename);
+}
+
+static bool HasLossyCoding(unsigned nType)
+{
+    return nType == NSVQ_TYPE_U8 || nType == NSVQ_TYPE_U16 || nType == NSVQ_TYPE_S16 || nType == NSVQ_TYPE_F32;
 }
 
 /* Values whose neighbours mean something else: classes, indices, flags. */
@@ -299,14 +304,16 @@ static std::vector<nsvq_band> DescribeBands(GDALDataset *poSrcDS, const CreateOp
         sBand.type = static_cast<uint8_t>(NSVQFromGDALBand(poBand));
         const bool bLabels = IsLabelBand(poBand);
         sBand.exact = oOptions.bLossless || bLabels ||
-                      poBand->GetColorInterpretation() == GCI_AlphaBand;
+                      poBand->GetColorInterpretation() == GCI_AlphaBand ||
+                      !HasLossyCoding(sBand.type) || (sBand.type != NSVQ_TYPE_U8 && !oOptions.bLossy);
         sBand.resampling = static_cast<uint8_t>(oOptions.eResampling);
         if (bLabels && oOptions.eResampling == NSVQ_AVERAGE) sBand.resampling = NSVQ_MODE;
         uint64_t nBits = 0;
         sBand.has_nodata = GetNoDataBits(poBand, nBits);
-        if (aosValues.size() == nBands && sBand.type == NSVQ_TYPE_U8) {
+        if (aosValues.size() == nBands && (sBand.type == NSVQ_TYPE_U8 || !sBand.exact)) {
             uint64_t nValue = 0;
-            const bool bValue = GetSampleBits(NSVQ_TYPE_U8, CPLAtof(aosValues[i]), nValue);
+            const bool bValue =
+                GetSampleBits(static_cast<nsvq_type>(sBand.type), CPLAtof(aosValues[i]), nValue);
             if (sBand.has_nodata && !(bValue && nValue == nBits))
                 sBand.exact = true; // only so both are kept
             sBand.has_nodata = bValue;
@@ -323,11 +330,11 @@ static bool CheckCoding(const std::vector<nsvq_band> &asBands, const CreateOptio
 {
     if (!oOptions.bLossy) return true;
     for (const nsvq_band &sBand : asBands) {
-        if (sBand.type == NSVQ_TYPE_U8) continue;
+        if (HasLossyCoding(sBand.type)) continue;
         const char *pszType = GDALGetDataTypeName(NSVQToGDALType(static_cast<nsvq_type>(sBand.type)));
         CPLError(bStrict ? CE_Failure : CE_Warning, CPLE_NotSupported,
                  "there is no lossy coding of %s%s", pszType,
-                 bStrict ? ": leave QUALITY out, or set LOSSLESS=YES" : ": such bands are lossless");
+                 bStrict ? ": leave QUALITY, RATE and PSNR out, or set LOSSLESS=YES" : ": such bands are lossless");
         return !bStrict;
     }
     return true;
@@ -685,8 +692,7 @@ GDALDataset *NSVQDataset::CreateCopy(const char *pszFilename, GDALDataset *poSrc
     nsvq_raster sRaster{};
     for (int i = 1; i <= nBands; i++) {
         GDALRasterBand *poBand = poSrcDS->GetRasterBand(i);
-        const bool bExact = asBands[i - 1].exact || asBands[i - 1].type != NSVQ_TYPE_U8;
-        nLeftToPam |= AddBandRecords(oMeta, i, poBand, bExact);
+        nLeftToPam |= AddBandRecords(oMeta, i, poBand, asBands[i - 1].exact);
         oSource.anBandMap.push_back(i);
         bBandMasks |= poBand->GetMaskFlags() == 0;
         if (poBand->GetColorInterpretation() == GCI_AlphaBand) {

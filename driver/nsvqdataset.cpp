@@ -278,6 +278,15 @@ CPLErr NSVQDataset::IBuildOverviews(const char *pszResampling, int nOverviews,
     return eErr;
 }
 
+/* Of bits of 16 or 32. */
+static double SampleValue(nsvq_type eType, uint32_t nBits)
+{
+    float fValue;
+    memcpy(&fValue, &nBits, sizeof(fValue));
+    if (eType == NSVQ_TYPE_F32) return static_cast<double>(fValue);
+    return eType == NSVQ_TYPE_S16 ? static_cast<int16_t>(nBits) : static_cast<uint16_t>(nBits);
+}
+
 void NSVQDataset::LoadGroups()
 {
     const nsvq_file *psFile = GetLevel(0)->m_psFile.get();
@@ -290,6 +299,12 @@ void NSVQDataset::LoadGroups()
         for (uint32_t j = 0; j < sGroup.n_bands; j++) {
             const int nBandIn = static_cast<int>(sGroup.first_band + j) + 1;
             SetBand(nBandIn, new NSVQBand(this, nBandIn, static_cast<int>(i)));
+            if (sGroup.coding == NSVQ_CODING_EXACT || sGroup.type == NSVQ_TYPE_U8) continue;
+            GetRasterBand(nBandIn)->GDALMajorObject::SetMetadataItem(
+                "RANGE",
+                CPLSPrintf("%.9g to %.9g", SampleValue(sGroup.type, sGroup.low[j]),
+                           SampleValue(sGroup.type, sGroup.high[j])),
+                "NSVQ");
         }
     }
     const int nMasks = m_sInfo.has_mask == 2 ? nBands : m_sInfo.has_mask;

@@ -21,7 +21,7 @@ static const char usage_text[] =
     "largest error per band and of all bands, PSNR of patches, bits per pixel.\n"
     "\n"
     "  --bands LIST           compare these bands only, as in 1,2,3 (default: all)\n"
-    "  --peak X               peak value (default: 2^bits - 1; floating point: range of ORIGINAL)\n"
+    "  --peak X               peak value (default: of 8 bits 2^bits - 1, else the range of ORIGINAL)\n"
     "  --patch N              pixels per side of a patch (default 64)\n"
     "  --heatmap FILE.png     write a picture of the errors\n"
     "  -f, --force            overwrite the heat map\n"

@@ -73,10 +73,9 @@ double raster_peak(const raster *r)
     int bits = 0;
     for (int i = 0; i < r->n_bands; i++) {
         const GDALRasterBandH band = band_of(r, i);
-        const GDALDataType type = GDALGetRasterDataType(band);
         const char *n = GDALGetMetadataItem(band, "NBITS", "IMAGE_STRUCTURE");
-        int own = GDALGetDataTypeSizeBits(type);
-        if (GDALDataTypeIsFloating(type)) return 0;
+        int own = 8;
+        if (GDALGetDataTypeSizeBits(GDALGetRasterDataType(band)) > own) return 0;
         if (n && atoi(n) > 0 && atoi(n) < own) own = atoi(n);
         if (own > bits) bits = own;
     }

@@ -38,7 +38,7 @@ bool raster_open(raster *r, const char *path, const int *chosen, int n_chosen, m
 bool raster_start(raster *r, int rows);
 /* Row y of the i-th compared band, and which pixels are valid (0 or 1): not masked, finite. */
 bool raster_row(raster *r, int y, int i, double *values, uint8_t *valid);
-/* What 2^bits - 1 is for the bands compared; 0 for floating point. */
+/* What 2^bits - 1 is for the bands compared; 0 where one is wider than 8 bits: those seldom fill their type. */
 double raster_peak(const raster *r);
 /* Rows of a block of the bands compared. */
 int raster_block_rows(const raster *r);

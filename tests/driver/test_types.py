@@ -202,15 +202,16 @@ def test_which_options_are_lossless(tmp_path, options, kept):
     assert reversibility(path) == ("LOSSLESS" if kept else "LOSSY")
 
 
-@pytest.mark.parametrize("name", ["uint16", "float32", "complex64"])
-def test_lossy_coding_of_a_type_that_has_none(tmp_path, name):
+@pytest.mark.parametrize("name", ["int32", "float64", "complex64"])
+@pytest.mark.parametrize("option", ["QUALITY=50", "RATE=1", "PSNR=40", "LOSSLESS=NO"])
+def test_lossy_coding_of_a_type_that_has_none(tmp_path, name, option):
     ds = source(samples(name, (1, 50, 60)))
     path = str(tmp_path / "a.nsvq")
     with errors() as found:
-        assert gdal.GetDriverByName("NSVQ").CreateCopy(path, ds, 1, ["QUALITY=50"]) is None
+        assert gdal.GetDriverByName("NSVQ").CreateCopy(path, ds, 1, [option]) is None
     assert failures(found) == [gdal.CPLE_NotSupported] and list(tmp_path.iterdir()) == []
     with errors() as found:
-        copy(path, ds, "QUALITY=50", strict=False)
+        copy(path, ds, option, strict=False)
     assert [cls for cls, _, _ in found] == [gdal.CE_Warning]
     assert reversibility(path) == "LOSSLESS" and raw(reopen(path)) == raw(ds)
     with errors() as found:

@@ -37,7 +37,7 @@ int __wrap_pthread_mutex_init(pthread_mutex_t *m, const pthread_mutexattr_t *a);
 
 void *__wrap_malloc(size_t size)
 {
-    return refuse(size) ? NULL : __real_malloc(size);
+    return refuse(size) ? NULL : __real_calloc(1, size);
 }
 
 void *__wrap_calloc(size_t n, size_t size)
@@ -84,12 +84,17 @@ int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*start)(
 
 /* ---- what is tried ---- */
 
+/* Bytes of a sample as read_window() places them. */
+enum { ITEM = 4 };
+
 static picture fault_picture(void)
 {
     picture p = picture_make(600, 40, 5, 1);
 
     for (uint32_t b = 0; b < 3; b++) p.bands[b] = (nsvq_band){.has_nodata = 1, .nodata = 0};
     p.bands[3].exact = 1;
+    p.bands[4].type = NSVQ_TYPE_F32;
+    picture_fill(&p, 4, PICTURE_ODD, 5, 5, 30, 20);
     p.has_mask = true;
     picture_punch(&p, 1, 0);
     picture_punch(&p, 5, 0);
@@ -118,8 +123,8 @@ static nsvq_status try_decode(nsvq_source src, const picture *p, uint8_t *px, co
     nsvq_status st = nsvq_open(&f, &src, NULL, err);
 
     if (st == NSVQ_OK) st = read_window(f, 2, 0, 0, p->w, p->h, px, err);
-    if (st == NSVQ_OK) st = read_mask_window(f, 0, 0, p->w, p->h, px + n * p->n, err);
-    if (st == NSVQ_OK && want) assert_memory_equal(px, want, n * (p->n + 1));
+    if (st == NSVQ_OK) st = read_mask_window(f, 0, 0, p->w, p->h, px + n * p->n * ITEM, err);
+    if (st == NSVQ_OK && want) assert_memory_equal(px, want, n * (p->n * ITEM + 1));
     nsvq_close(f);
     return st;
 }
@@ -173,8 +178,8 @@ static void encode_without_memory(void **state)
 static void decode_without_memory(void **state)
 {
     picture p = fault_picture();
-    size_t size = (size_t)p.w * p.h * (p.n + 1);
-    uint8_t *want = malloc(size), *px = malloc(size);
+    size_t size = (size_t)p.w * p.h * (p.n * ITEM + 1);
+    uint8_t *want = calloc(1, size), *px = calloc(1, size);
     blob b = roomy();
     nsvq_error err;
     int n = 0;
@@ -210,7 +215,7 @@ static void decoder_recovers(void **state)
     picture p = fault_picture();
     blob b = encode(&p, 1, 1);
     nsvq_file *f = open_blob(&b);
-    uint8_t *want = read_all(f, 1), *px = malloc((size_t)p.w * p.h * p.n);
+    uint8_t *want = read_all(f, 1), *px = calloc(1, (size_t)p.w * p.h * p.n * ITEM);
     nsvq_error err;
     int n = 0, n_failed = 0;
 
@@ -225,7 +230,7 @@ static void decoder_recovers(void **state)
         assert_true(more || st == NSVQ_OK);
         n_failed += st != NSVQ_OK;
         assert_ok(read_window(f, 2, 0, 0, p.w, p.h, px, &err), err);
-        assert_memory_equal(px, want, (size_t)p.w * p.h * p.n);
+        assert_memory_equal(px, want, (size_t)p.w * p.h * p.n * ITEM);
     }
     assert_true(n_failed > n / 2); // the others read ahead
     free(want);
@@ -237,8 +242,8 @@ static void decoder_recovers(void **state)
 static void reads_fail(void **state)
 {
     picture p = fault_picture();
-    size_t size = (size_t)p.w * p.h * (p.n + 1);
-    uint8_t *want = malloc(size), *px = malloc(size);
+    size_t size = (size_t)p.w * p.h * (p.n * ITEM + 1);
+    uint8_t *want = calloc(1, size), *px = calloc(1, size);
     nsvq_error err;
     int n = 0;
 
@@ -268,7 +273,7 @@ static void reads_fail(void **state)
 static void callbacks_fail(void **state)
 {
     picture p = fault_picture();
-    uint8_t *px = malloc((size_t)p.w * p.h * (p.n + 1));
+    uint8_t *px = calloc(1, (size_t)p.w * p.h * (p.n * ITEM + 1));
     nsvq_error err;
 
     assert_non_null(px);

@@ -91,6 +91,18 @@ static picture nodata(void)
     return p;
 }
 
+/* U16 in a group of three and alone, some samples far off; F32 with NaN. */
+static picture wide(picture p)
+{
+    for (uint32_t b = 0; b < p.n; b++) {
+        p.bands[b].type = b < 4 ? NSVQ_TYPE_U16 : NSVQ_TYPE_F32;
+        picture_fill(&p, b, PICTURE_ODD, 2 * b, 3, 5, 2);
+    }
+    p.bands[3].has_nodata = 1;
+    p.bands[3].nodata = picture_sample(NSVQ_TYPE_U16, 61);
+    return p;
+}
+
 static void make_files(void **state)
 {
     const char *folder = *state;
@@ -103,6 +115,7 @@ static void make_files(void **state)
     put_picture(folder, "open/embedded", flat(16, 16, 3), FUZZ_SEED + 1);
     put_picture(folder, "open/everything", everything(), FUZZ_SEED);
     put_picture(folder, "open/nodata", nodata(), FUZZ_SEED);
+    put_picture(folder, "open/wide", wide(flat(40, 20, 5)), FUZZ_SEED);
 }
 
 static size_t get_le(const uint8_t *p, int n)

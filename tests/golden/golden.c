@@ -2,8 +2,8 @@
  *   golden check FOLDER          every *.nsvq holds what its .crc32 says, on each kernel table
  *   golden make FOLDER           adds those streams of the shipped models that are not there yet
  *   golden make FOLDER tiny      the same of random test models of each family, which each file then embeds
- * A .crc32 holds one line: width height bands quality, then CRC-32 of the samples (pixel-interleaved,
- * level after level), of the masks (255 where none is stored) and of the metadata. */
+ * A .crc32 holds one line: width height bands quality, then CRC-32 of the samples (pixel-interleaved, as far
+ * apart as the widest, level after level), of the masks (255 where none is stored) and of the metadata. */
 #include <dirent.h>
 #include <stdio.h>
 #include <sys/wait.h>
@@ -59,8 +59,8 @@ static nsvq_status describe(blob *b, char line[LINE], nsvq_error *err)
 
     if (st != NSVQ_OK) return st;
     nsvq_get_info(f, &info);
-    size_t n = (size_t)info.width * info.height;
-    uint8_t *px = malloc(n * info.n_bands);
+    size_t n = (size_t)info.width * info.height, bytes = widest_sample(f);
+    uint8_t *px = calloc(n * info.n_bands, bytes);
     nsvq_decoder *d = NULL;
     uLong pixels = crc32(0, NULL, 0), masks = pixels;
     assert_non_null(px);
@@ -69,12 +69,13 @@ static nsvq_status describe(blob *b, char line[LINE], nsvq_error *err)
         uint32_t w = ((info.width - 1) >> l) + 1, h = ((info.height - 1) >> l) + 1;
         uint32_t n_masks = info.has_mask == 2 ? info.n_bands : 1;
         nsvq_window win = {.struct_size = sizeof win, .level = l, .w = w, .h = h, .n_bands = info.n_bands,
-                           .pixels = px, .pixel_stride = info.n_bands,
-                           .row_stride = (ptrdiff_t)w * info.n_bands, .band_stride = 1};
+                           .pixels = px, .pixel_stride = (ptrdiff_t)(info.n_bands * bytes),
+                           .row_stride = (ptrdiff_t)(w * info.n_bands * bytes), .band_stride = (ptrdiff_t)bytes};
         st = nsvq_read(d, &win, err);
-        pixels = crc32(pixels, px, w * h * info.n_bands);
+        pixels = crc32(pixels, px, (uInt)(w * h * info.n_bands * bytes));
         win.pixel_stride = n_masks;
         win.row_stride = (ptrdiff_t)w * n_masks;
+        win.band_stride = 1;
         if (st == NSVQ_OK) st = nsvq_read_mask(d, &win, err);
         masks = crc32(masks, px, w * h * n_masks);
     }
@@ -261,6 +262,20 @@ static picture with_nodata(picture p, uint8_t nodata)
     return p;
 }
 
+/* Lossy bands of another type; nodata: a byte, or -1. Some samples are PICTURE_ODD. */
+static picture wide(picture p, nsvq_type type, int nodata)
+{
+    for (uint32_t b = 0; b < p.n; b++) {
+        p.bands[b].type = (uint8_t)type;
+        picture_fill(&p, b, PICTURE_ODD, 7 + b, 5, 9, 4);
+        if (nodata < 0) continue;
+        p.bands[b].has_nodata = 1;
+        p.bands[b].nodata = picture_sample(type, (uint8_t)nodata);
+        picture_punch(&p, b, (uint8_t)nodata);
+    }
+    return p;
+}
+
 /* Three lossy bands, a lossy one with nodata, an exact one; a mask. */
 static picture five_bands(void)
 {
@@ -305,6 +320,8 @@ static void add_any_model(const maker *m)
     add(m, "q100", picture_make(100, 100, 3, 4), 100);
     add(m, "grey", picture_make(65, 130, 1, 5), 50);
     add(m, "nodata", with_nodata(picture_make(150, 140, 3, 6), 255), 50);
+    add(m, "u16", wide(picture_make(90, 60, 3, 17), NSVQ_TYPE_U16, 0), 50);
+    add(m, "f32", wide(picture_make(60, 70, 1, 18), NSVQ_TYPE_F32, -1), 90);
 }
 
 static void add_everything(const maker *m)
@@ -319,6 +336,8 @@ static void add_everything(const maker *m)
     add(m, "exact-1x1", exact(1, 1, 14), 50);
     add(m, "types", typed(), 50);
     add(m, "band-masks", band_masks(), 50);
+    add(m, "s16", wide(picture_make(530, 60, 1, 19), NSVQ_TYPE_S16, 100), 50);
+    add(m, "f32-nan", wide(picture_make(530, 30, 4, 20), NSVQ_TYPE_F32, PICTURE_ODD), 50);
 }
 
 static nsvq_model *random_model(testmodel_shape shape)

@@ -242,6 +242,38 @@ static void mask_damage(void **state)
     picture_free(&p);
 }
 
+/* So does a damaged exact layer of a lossy block. */
+static void exact_damage(void **state)
+{
+    picture p = picture_make(1500, 300, 1, 3);
+    uint64_t offset, size;
+    nsvq_error err;
+    uint8_t *px = malloc((size_t)p.w * p.h * 4);
+
+    assert_non_null(px);
+    p.bands[0].type = NSVQ_TYPE_F32;
+    picture_fill(&p, 0, PICTURE_ODD, 0, 0, 60, 60);
+    blob b = encode(&p, 1, 2);
+    nsvq_file *f = open_blob(&b);
+    assert_ok(nsvq_block_get(f, 0, 0, 0, 0, &offset, &size, &err), err);
+    assert_int_equal(b.p[offset], PART_BASE | PART_EXACT);
+    b.p[offset + size - 1] ^= 1;
+    nsvq_window w = {.struct_size = sizeof w, .x = 512, .w = 300, .h = 300, .n_bands = 1, .pixels = px,
+                     .pixel_stride = 4, .row_stride = 4 * 300};
+    nsvq_decoder *d;
+    assert_ok(nsvq_decoder_create(&d, f, 1, &err), err);
+    assert_ok(nsvq_read(d, &w, &err), err);
+    w.x = 500;
+    assert_int_equal(nsvq_read(d, &w, &err), NSVQ_E_CORRUPT);
+    assert_non_null(strstr(err.text, "block (0, 0) of group 0"));
+    assert_non_null(strstr(err.text, "exact layer"));
+    nsvq_decoder_destroy(d);
+    nsvq_close(f);
+    free(px);
+    blob_free(&b);
+    picture_free(&p);
+}
+
 /* 600 blocks, two pages: damage of one leaves the blocks of the other. */
 static void index_damage(void **state)
 {
@@ -340,15 +372,25 @@ static const absurd absurds[] = {
     {9, 9, 9, 1, {0x13, 0x14, 1, 0, 0, 1}, 1, 6, {0}, 1, NSVQ_E_CORRUPT},
     {9, 9, 9, 1, {3, 1, 65, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
     {9, 9, 9, 1, {3, 1, 0, 1}, 1, 4, {0}, 1, NSVQ_E_CORRUPT},
+    // lossy groups: of no type, of one without lossy coding, S16 without, with a range upside down, F32 up to NaN
+    {9, 9, 9, 1, {1, 0, 1}, 1, 3, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 1, {2, 6, 1, 0, 0, 0, 0, 0, 0, 0, 0}, 1, 11, {0}, 1, NSVQ_E_UNSUPPORTED},
+    {9, 9, 9, 1, {2, 4, 1, 5, 0, 3}, 1, 6, {0}, 1, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {2, 4, 1, 0, 0, 0xff, 0xff}, 1, 7, {32, 3, 50, 1, 0, 0, 0, 0, 0, 0, 0, 1, 'm', 0}, 14, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {2, 4, 1, 0xff, 0xff, 0, 0}, 1, 7, {32, 3, 50, 1, 0, 0, 0, 0, 0, 0, 0, 1, 'm', 0}, 14, NSVQ_E_NO_MODEL},
+    {9, 9, 9, 1, {2, 9, 1, 0, 0, 0, 0, 0, 0, 0xc0, 0x7f}, 1, 11, {32, 3, 50, 1, 0, 0, 0, 0, 0, 0, 0, 1, 'm', 0}, 14,
+     NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {2, 9, 1, 0, 0, 0x80, 0xff, 0, 0, 0, 0}, 1, 11, {32, 3, 50, 1, 0, 0, 0, 0, 0, 0, 0, 1, 'm', 0}, 14,
+     NSVQ_E_CORRUPT},
     // model: qualities asked 15, 1601, of the vq family 101, id 0, name too long, not text, cut
-    {9, 9, 9, 1, {1, 1}, 1, 2, {15, 0, 50, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 13, NSVQ_E_CORRUPT},
-    {9, 9, 9, 1, {1, 1}, 1, 2, {0x41, 6, 50, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 13, NSVQ_E_CORRUPT},
-    {9, 9, 9, 1, {1, 1}, 1, 2, {32, 3, 101, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 13, NSVQ_E_CORRUPT},
-    {9, 9, 9, 1, {1, 1}, 1, 2, {32, 3, 50, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 13, NSVQ_E_CORRUPT},
-    {9, 9, 9, 1, {1, 1}, 1, 2, {32, 3, 50, 1, 0, 0, 0, 0, 0, 0, 0, 200, 0}, 13, NSVQ_E_CORRUPT},
-    {9, 9, 9, 1, {1, 1}, 1, 2, {32, 3, 50, 1, 0, 0, 0, 0, 0, 0, 0, 1, '\n', 0}, 14, NSVQ_E_CORRUPT},
-    {9, 9, 9, 1, {1, 1}, 1, 2, {32, 3, 50, 1}, 4, NSVQ_E_CORRUPT},
-    {9, 9, 9, 1, {1, 1}, 1, 2, {32, 3, 50, 1, 0, 0, 0, 0, 0, 0, 0, 1, 'm', 0}, 14, NSVQ_E_NO_MODEL},
+    {9, 9, 9, 1, {1, 1, 1}, 1, 3, {15, 0, 50, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 13, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1, 1}, 1, 3, {0x41, 6, 50, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 13, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1, 1}, 1, 3, {32, 3, 101, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 13, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1, 1}, 1, 3, {32, 3, 50, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 13, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1, 1}, 1, 3, {32, 3, 50, 1, 0, 0, 0, 0, 0, 0, 0, 200, 0}, 13, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1, 1}, 1, 3, {32, 3, 50, 1, 0, 0, 0, 0, 0, 0, 0, 1, '\n', 0}, 14, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1, 1}, 1, 3, {32, 3, 50, 1}, 4, NSVQ_E_CORRUPT},
+    {9, 9, 9, 1, {1, 1, 1}, 1, 3, {32, 3, 50, 1, 0, 0, 0, 0, 0, 0, 0, 1, 'm', 0}, 14, NSVQ_E_NO_MODEL},
     // sections: too many, cut, past the end, bombs, twice, mandatory and unknown, bytes left over
     {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {65}, 1, NSVQ_E_CORRUPT},
     {9, 9, 9, 1, {3, 1, 1, 1}, 1, 4, {1, 1, 0}, 3, NSVQ_E_CORRUPT},
@@ -590,7 +632,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(truncation),     cmocka_unit_test(flips),
-        cmocka_unit_test(locality),       cmocka_unit_test(mask_damage),
+        cmocka_unit_test(locality),       cmocka_unit_test(mask_damage), cmocka_unit_test(exact_damage),
         cmocka_unit_test(index_damage),   cmocka_unit_test(absurd_headers),
         cmocka_unit_test(varints),        cmocka_unit_test(hostile_blocks),
         cmocka_unit_test(versions),       cmocka_unit_test(missing_model),

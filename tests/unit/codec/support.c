@@ -93,17 +93,33 @@ void picture_punch(picture *p, uint32_t b, uint8_t value)
         }
 }
 
+uint32_t picture_sample(nsvq_type type, uint8_t v)
+{
+    float f = (float)v / 8 - 5;
+    uint32_t bits;
+
+    if (type == NSVQ_TYPE_U16) return v == PICTURE_ODD ? 60000 : 40u * v;
+    if (type == NSVQ_TYPE_S16) return (uint16_t)(v == PICTURE_ODD ? 32000 : 100 * v - 20000);
+    memcpy(&bits, &f, sizeof bits);
+    return v == PICTURE_ODD ? 0x7fc00000 : bits;
+}
+
 static int picture_read(void *user, const nsvq_pull *w)
 {
     picture *p = user;
 
     if (++p->n_reads == p->fail_read) return -1;
     assert_true(w->w && w->h && w->n && w->w <= p->w - w->x && w->h <= p->h - w->y && w->n <= p->n - w->first);
+    nsvq_type type = (nsvq_type)p->bands[w->first].type;
+    size_t bytes = type ? nsvq_type_bytes(type) : 1;
     for (uint32_t b = 0; b < w->n; b++)
         for (uint32_t r = 0; r < w->h; r++)
-            for (uint32_t c = 0; c < w->w; c++)
-                ((uint8_t *)w->pixels)[b * w->band_stride + r * w->row_stride + c * w->pixel_stride] =
-                    *picture_at(p, w->x + c, w->y + r, w->first + b);
+            for (uint32_t c = 0; c < w->w; c++) {
+                uint8_t v = *picture_at(p, w->x + c, w->y + r, w->first + b);
+                uint32_t sample = bytes == 1 ? v : picture_sample(type, v); // the low bytes come first
+                memcpy((uint8_t *)w->pixels + b * w->band_stride + r * w->row_stride + c * w->pixel_stride, &sample,
+                       bytes);
+            }
     return 0;
 }
 
@@ -222,15 +238,28 @@ static nsvq_status read_with(nsvq_file *f, int n_threads, nsvq_window *w, bool m
     return st;
 }
 
+size_t widest_sample(const nsvq_file *f)
+{
+    nsvq_group g = {.struct_size = sizeof g};
+    size_t most = 1;
+
+    for (uint32_t i = 0; nsvq_group_get(f, i, &g) == NSVQ_OK; i++) {
+        size_t bytes = nsvq_type_bytes(g.type);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
 nsvq_status read_window(nsvq_file *f, int n_threads, uint32_t x, uint32_t y, uint32_t w, uint32_t h,
                         uint8_t *px, nsvq_error *err)
 {
     nsvq_info info = {.struct_size = sizeof info};
 
     nsvq_get_info(f, &info);
+    ptrdiff_t bytes = (ptrdiff_t)widest_sample(f);
     nsvq_window win = {.struct_size = sizeof win, .x = x, .y = y, .w = w, .h = h,
-                       .n_bands = info.n_bands, .pixels = px, .pixel_stride = info.n_bands,
-                       .row_stride = (ptrdiff_t)w * info.n_bands, .band_stride = 1};
+                       .n_bands = info.n_bands, .pixels = px, .pixel_stride = bytes * info.n_bands,
+                       .row_stride = bytes * w * info.n_bands, .band_stride = bytes};
     return read_with(f, n_threads, &win, false, err);
 }
 
@@ -249,7 +278,7 @@ uint8_t *read_all(nsvq_file *f, int n_threads)
     nsvq_error err;
 
     nsvq_get_info(f, &info);
-    uint8_t *px = malloc((size_t)info.width * info.height * info.n_bands);
+    uint8_t *px = calloc((size_t)info.width * info.height * info.n_bands, widest_sample(f));
     assert_non_null(px);
     assert_ok(read_window(f, n_threads, 0, 0, info.width, info.height, px, &err), err);
     return px;

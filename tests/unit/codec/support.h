@@ -29,7 +29,7 @@ typedef struct picture {
     uint32_t w, h, n;
     nsvq_band bands[32];
     uint8_t has_mask; /* as nsvq_raster's; of the bands: the same for each */
-    uint8_t *px;   /* [h][w][n] */
+    uint8_t *px;   /* [h][w][n], of other types than bytes what picture_sample() makes of them */
     uint8_t *mask; /* [h][w] */
     int n_reads, fail_read; /* as blob's */
     int n_progress, cancel_at;
@@ -48,6 +48,11 @@ static inline uint8_t *picture_at(const picture *p, uint32_t x, uint32_t y, uint
     return p->px + ((size_t)y * p->w + x) * p->n + b;
 }
 
+/* Bits of the sample of U16, S16 or F32 that a byte stands for. PICTURE_ODD stands for one far off the others,
+ * or NaN. */
+enum { PICTURE_ODD = 13 };
+uint32_t picture_sample(nsvq_type type, uint8_t v);
+
 /* The small random model; made once, the caller does not release it. */
 nsvq_model *test_model(void);
 /* As bytes of a model file. Free them. */
@@ -59,7 +64,9 @@ uint8_t *test_model_bytes(size_t *size);
 blob encode(picture *p, int n_threads, int embed);
 /* Opens with test_model. */
 nsvq_file *open_blob(blob *b);
-/* Reads all bands of a window, pixel-interleaved, with a decoder of its own. */
+/* Bytes of the widest type in the file. */
+size_t widest_sample(const nsvq_file *f);
+/* Reads all bands of a window, pixel-interleaved, samples as far apart as the widest, with a decoder of its own. */
 nsvq_status read_window(nsvq_file *f, int n_threads, uint32_t x, uint32_t y, uint32_t w, uint32_t h,
                         uint8_t *px, nsvq_error *err);
 nsvq_status read_mask_window(nsvq_file *f, uint32_t x, uint32_t y, uint32_t w, uint32_t h, uint8_t *px,

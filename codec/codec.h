@@ -68,7 +68,7 @@ typedef struct header {
     uint32_t width, height, n_bands;
     uint8_t n_levels;
     uint16_t quality16;        /* asked for, in sixteenths; 0: no lossy group */
-    uint8_t quality;           /* of the vq family's streams; 0: another family */
+    uint8_t quality[2];        /* of the vq family's streams: full resolution, overviews; 0: another family */
     uint64_t model_id;         /* 0: none needed */
     char model_name[32];
     uint32_t n_groups;         /* with the masks */
@@ -162,6 +162,10 @@ static inline bool is_lossy(const group *g)
 static inline bool has_range(const group *g)
 {
     return is_lossy(g) && g->type != NSVQ_TYPE_U8;
+}
+static inline uint8_t vq_quality_at(const header *h, uint32_t level)
+{
+    return h->quality[level > 0];
 }
 static inline uint32_t group_planes(const group *g)
 {

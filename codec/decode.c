@@ -62,8 +62,8 @@ static nsvq_status take_base(const nsvq_file *f, entry *e, const part *p, nsvq_s
     if (!e->latents) return block_error(err, NSVQ_E_NOMEM, e, &f->h, "no memory");
     e->quiet = (uint8_t *)e->latents + bytes;
     e->bytes += bytes + n;
-    int rc = nsvq_block_decode(f->model->engine, s, p->p, p->size, bw, bh, 16 * f->h.quality, e->latents,
-                               e->quiet);
+    int rc = nsvq_block_decode(f->model->engine, s, p->p, p->size, bw, bh, 16 * vq_quality_at(&f->h, c.level),
+                               e->latents, e->quiet);
     if (rc == -1) return block_error(err, NSVQ_E_NOMEM, e, &f->h, "no memory");
     if (rc) return block_error(err, NSVQ_E_CORRUPT, e, &f->h, "base layer: not a valid stream");
     return NSVQ_OK;

@@ -11,7 +11,7 @@
 
 #define HYPER_FROM 10 /* QUALITY from which on the hyper family is the better one (data/models/README.md) */
 
-enum { MAX_EFFORT = 9 };
+enum { MAX_EFFORT = 9, OVERVIEWS_LESS = 10 /* driver/README.md has the figures */ };
 
 enum { MAX_CHUNK = 64, MIN_CHUNK = 4, CHUNK_PIECES = 256 }; /* blocks; blocks times groups, about */
 enum { CHUNK_BYTES = 256 << 20 }; /* of exact samples, about */
@@ -47,7 +47,7 @@ typedef struct encoder {
     nsvq_model *model; /* NULL: no lossy group */
     writer w;
     uint32_t halo; /* latents */
-    int quality16; /* of the blocks */
+    int quality16[2]; /* of the blocks: full resolution, overviews */
     slot *slots;   /* [opt.n_threads] */
     strip strips[2]; /* of the full resolution, of the others */
     pyramid pyramid; /* the others' pixels, waiting */
@@ -356,7 +356,8 @@ static int refine(const encoder *e, slot *s, const view *v, size_t *size)
         for (int at = 0; at < all.w * all.h; at++)
             correct(s->y + at * n_latent, s->y_hat + at * n_channels, s->alone + at * n_latent,
                     s->again + at * n_latent, n_latent, round > 0);
-        if (nsvq_block_encode(engine, s->scratch, s->y, all.w, all.h, e->quality16, s->base, s->base_cap, size,
+        if (nsvq_block_encode(engine, s->scratch, s->y, all.w, all.h, e->quality16[e->level > 0], s->base,
+                              s->base_cap, size,
                               s->y_hat))
             return -1;
     }
@@ -386,8 +387,8 @@ static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
     if (n_outside) flags |= PART_EXACT;
     if (view_of(e, s, bx, &v)) return NSVQ_E_NOMEM;
     if (nsvq_engine_analyse(engine, s->scratch, v.px, v.stride, v.ww, v.wh, v.want, s->y) ||
-        nsvq_block_encode(engine, s->scratch, s->y, v.want.w, v.want.h, e->quality16, s->base,
-                          s->base_cap, &size, s->y_hat) ||
+        nsvq_block_encode(engine, s->scratch, s->y, v.want.w, v.want.h, e->quality16[e->level > 0],
+                          s->base, s->base_cap, &size, s->y_hat) ||
         refine(e, s, &v, &size))
         return NSVQ_E_NOMEM;
     wr_le(out, flags, 1);
@@ -735,6 +736,8 @@ static nsvq_status check_arguments(encoder *e, const nsvq_sink *sink, const nsvq
         o->n_threads < 1 || o->embed < 0 || o->embed > 2)
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "quality %g, family %d, %d threads, embed %d", o->quality,
                     o->family, o->n_threads, o->embed);
+    if (o->overview_quality != 0 && !(o->overview_quality >= 1 && o->overview_quality <= 100))
+        return fail(err, NSVQ_E_ARG, NO_OFFSET, "overview_quality %g", o->overview_quality);
     if (!(o->rate >= 0) || !(o->psnr >= 0) || o->rate > 1e6 || o->psnr > 1e3 || (o->rate > 0 && o->psnr > 0))
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "rate %g, PSNR %g", o->rate, o->psnr);
     if (o->n_threads > MAX_THREADS) o->n_threads = MAX_THREADS;
@@ -797,9 +800,8 @@ static nsvq_status plan_groups(const encoder *e, header *h, nsvq_error *err)
 
 /* The vq family's own quality. Where it is the lower end of one scale with the hyper family, it stays below
  * what that one has from HYPER_FROM on. */
-static int vq_quality(const encoder *e)
+static int vq_quality(const encoder *e, double q)
 {
-    double q = e->opt.quality;
     bool own_scale = e->opt.model || e->opt.family;
 
     return (int)((own_scale ? q : 5 + 3 * (q - 1)) + 0.5);
@@ -823,8 +825,12 @@ static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "model '%.31s' is a decode-only copy", m->name);
     e->halo = (uint32_t)nsvq_engine_analysis_halo(e->model->engine);
     h->quality16 = (uint16_t)(16 * e->opt.quality + 0.5);
-    h->quality = m->family == NSVQ_FAMILY_VQ ? (uint8_t)vq_quality(e) : 0;
-    e->quality16 = h->quality ? 16 * h->quality : h->quality16;
+    double overviews = e->opt.overview_quality > 0 ? e->opt.overview_quality : e->opt.quality - OVERVIEWS_LESS;
+    for (int i = 0; i < 2; i++) {
+        double q = !i ? e->opt.quality : overviews < 1 ? 1 : overviews;
+        h->quality[i] = m->family == NSVQ_FAMILY_VQ ? (uint8_t)vq_quality(e, q) : 0;
+        e->quality16[i] = h->quality[i] ? 16 * h->quality[i] : (int)(16 * q + 0.5);
+    }
     h->model_id = e->model->id;
     memcpy(h->model_name, m->name, sizeof h->model_name);
     return NSVQ_OK;

@@ -159,7 +159,7 @@ nsvq_status nsvq_open(nsvq_file **out, const nsvq_source *src, const nsvq_open_o
     index_take_front(f, front, front_size);
     if ((st = read_sections(f, err)) != NSVQ_OK) goto done;
     if (f->h.model_id && (st = model_find(f, &opt, err)) != NSVQ_OK) goto done;
-    if (f->model && (f->model->desc.family == NSVQ_FAMILY_VQ) != (f->h.quality > 0)) {
+    if (f->model && (f->model->desc.family == NSVQ_FAMILY_VQ) != (f->h.quality[0] > 0)) {
         st = fail(err, NSVQ_E_CORRUPT, 0, "header: quality of another family than the model's");
         goto done;
     }

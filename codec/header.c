@@ -162,12 +162,14 @@ static nsvq_status parse_model(header *h, rd *r, const uint8_t *origin, nsvq_err
     uint64_t at = (uint64_t)(r->p - origin);
 
     h->quality16 = rd_u16(r);
-    h->quality = rd_u8(r);
+    h->quality[0] = rd_u8(r);
+    h->quality[1] = rd_u8(r);
     h->model_id = rd_u64(r);
     size_t n = rd_u8(r);
     const uint8_t *name = rd_bytes(r, n);
     if (!name || n >= sizeof h->model_name || h->quality16 < NSVQ_MIN_QUALITY16 ||
-        h->quality16 > NSVQ_MAX_QUALITY16 || h->quality > 100 || !h->model_id)
+        h->quality16 > NSVQ_MAX_QUALITY16 || h->quality[0] > 100 || h->quality[1] > 100 ||
+        !h->quality[0] != !h->quality[1] || !h->model_id)
         return fail(err, NSVQ_E_CORRUPT, at, "header: bad quality or model");
     for (size_t i = 0; i < n; i++)
         if (name[i] < ' ' || name[i] > '~')
@@ -354,7 +356,8 @@ nsvq_status header_store(header *h, wr *w, nsvq_error *err)
     if (any_lossy(h)) {
         size_t n = strlen(h->model_name);
         wr_le(w, h->quality16, 2);
-        wr_le(w, h->quality, 1);
+        wr_le(w, h->quality[0], 1);
+        wr_le(w, h->quality[1], 1);
         wr_le(w, h->model_id, 8);
         wr_le(w, n, 1);
         wr_bytes(w, h->model_name, n);

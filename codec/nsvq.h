@@ -283,6 +283,7 @@ typedef struct nsvq_encode_options { /* in every field 0 = default */
     double            psnr;      /* dB over all samples of lossy bands but nodata; the peak is 255 if all are U8,
                                     else the largest minus the smallest of them */
     int               effort;    /* 1..9: time for smaller files; default 5 */
+    double            overview_quality; /* as quality, of the levels below the full one; default: 10 less, at least 1 */
 } nsvq_encode_options;
 
 /* Writes a whole file into an empty sink; *bytes (may be NULL) receives its size. Consecutive runs of

@@ -343,7 +343,7 @@ static const int16_t *take_latents(const tile *t, const blocks *b, box around)
     gather(latents, quiet, b, t, around);
     if (m->desc.family == NSVQ_FAMILY_VQ) {
         join_window join = {latents, quiet, (int)ww, (int)wh, (int)n_latent,
-                            JOIN_BITS * (int64_t)nsvq_lambda(&m->desc, t->j->d->f->h.quality)};
+                            JOIN_BITS * (int64_t)nsvq_lambda(&m->desc, vq_quality_at(&t->j->d->f->h, t->j->w->level))};
         join_blocks(&join, around, BLOCK / m->desc.stride);
     }
     return latents;

@@ -16,6 +16,7 @@ namespace
 
 struct CreateOptions {
     double dfQuality = 0; // 0: the library's default
+    double dfOverviewQuality = 0; // 0: the library's default
     double dfRate = 0;    // instead of a quality
     double dfPSNR = 0;    // instead of a quality
     int nFamily = 0;      // as in nsvq_encode_options
@@ -141,6 +142,13 @@ static bool ParseOptions(CSLConstList papszOptions, CreateOptions &oOptions)
         oOptions.dfQuality = dfQuality;
         oOptions.bLossless = dfQuality == 100;
         oOptions.bLossy = dfQuality < 100;
+    }
+    const char *pszOverviewQuality = CSLFetchNameValue(papszOptions, "OVERVIEW_QUALITY");
+    if (pszOverviewQuality) {
+        const bool bNumber = CPLGetValueType(pszOverviewQuality) != CPL_VALUE_STRING;
+        oOptions.dfOverviewQuality = bNumber ? CPLAtof(pszOverviewQuality) : 0;
+        if (!(oOptions.dfOverviewQuality >= 1 && oOptions.dfOverviewQuality <= 100))
+            return IllegalOption("OVERVIEW_QUALITY", pszOverviewQuality, "a number from 1 to 100");
     }
     if (!ParseTarget(papszOptions, "RATE", oOptions.dfRate)) return false;
     if (!ParseTarget(papszOptions, "PSNR", oOptions.dfPSNR)) return false;
@@ -584,6 +592,7 @@ static bool Encode(const char *pszTemporary, const char *pszFilename, const nsvq
     sOptions.model = oOptions.psModel.get();
     sOptions.family = oOptions.nFamily;
     sOptions.quality = oOptions.dfQuality;
+    sOptions.overview_quality = oOptions.dfOverviewQuality;
     sOptions.effort = oOptions.nEffort;
     sOptions.rate = oOptions.dfRate;
     sOptions.psnr = oOptions.dfPSNR;

@@ -46,6 +46,8 @@ static const char kCreationOptions[] =
     "description='Whether the file gets overviews: powers of two, down to one block'>"
     "    <Value>AUTO</Value><Value>NONE</Value>"
     "  </Option>"
+    "  <Option name='OVERVIEW_QUALITY' type='float' min='1' max='100' "
+    "description='As QUALITY, of the overviews of lossy bands. Default: 10 less'/>"
     "  <Option name='OVERVIEW_RESAMPLING' type='string-select' default='AVERAGE' "
     "description='How overviews are computed. Palettes and labels are never averaged: MODE then'>"
     "    <Value>AVERAGE</Value><Value>NEAREST</Value><Value>MODE</Value>"

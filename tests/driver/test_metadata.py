@@ -325,7 +325,8 @@ def test_driver_description():
         assert items[capability] == "YES"
     from xml.etree import ElementTree
     names = {o.get("name") for o in ElementTree.fromstring(items["DMD_CREATIONOPTIONLIST"])}
-    assert names == {"QUALITY", "MODEL", "EMBED_MODEL", "LOSSLESS", "NUM_THREADS", "OVERVIEWS", "OVERVIEW_RESAMPLING",
+    assert names == {"QUALITY", "MODEL", "EMBED_MODEL", "LOSSLESS", "NUM_THREADS", "OVERVIEWS", "OVERVIEW_QUALITY",
+                     "OVERVIEW_RESAMPLING",
                      "FAMILY", "RATE", "PSNR", "EFFORT"}
     assert [o.get("name") for o in ElementTree.fromstring(items["DMD_OPENOPTIONLIST"])] == ["NUM_THREADS", "ON_ERROR"]
 

@@ -62,7 +62,7 @@ def test_sizes_and_averages(tmp_path, name):
 
 def test_lossy_overviews_come_from_the_source(tmp_path):
     pixels = picture(WIDTH, HEIGHT)
-    ds = reopen(copy(tmp_path / "a.nsvq", memory(pixels), "QUALITY=60"))
+    ds = reopen(copy(tmp_path / "a.nsvq", memory(pixels), "QUALITY=60", "OVERVIEW_QUALITY=60"))
     overview = ds.GetRasterBand(2).GetOverview(0)
     assert psnr(overview.ReadAsArray(), halve(pixels[1])) > psnr(halve(ds.GetRasterBand(2).ReadAsArray()), halve(pixels[1])) - 3
     assert psnr(overview.ReadAsArray(), halve(pixels[1])) > 22
@@ -223,3 +223,52 @@ def test_many_bands(tmp_path):
     ds = reopen(copy(tmp_path / "a.nsvq", source(pixels)))
     for b in [1, 33, 70]:
         assert np.array_equal(ds.GetRasterBand(b).GetOverview(0).ReadAsArray(), halve(pixels[b - 1]))
+
+
+# ---- quality ----
+
+
+def first_overview(path, bands=3):
+    ds = reopen(path)
+    return np.array([ds.GetRasterBand(b + 1).GetOverview(0).ReadAsArray() for b in range(bands)]), ds.ReadAsArray()
+
+
+@pytest.mark.parametrize("family", ["VQ", "HYPER"])
+def test_quality_of_overviews(vsimem, family):
+    """Changes the overviews alone; 10 less than QUALITY where it is not given."""
+    pixels = picture(700, 640, 3, 7)
+    want = pixels.reshape(3, 320, 2, 350, 2).mean((2, 4))
+    sizes, found, files = [], [], {}
+    for quality in [20, 40, 60, 80, None]:
+        options = ["OVERVIEW_QUALITY=%d" % quality] if quality else []
+        path = copy(vsimem + "/q.nsvq", memory(pixels), "QUALITY=50", "FAMILY=" + family, *options)
+        half, whole = first_overview(path)
+        sizes.append(gdal.VSIStatL(path).size)
+        found.append(psnr(want, half))
+        files[quality] = half.tobytes(), whole.tobytes()
+    assert sizes[:4] == sorted(set(sizes[:4])) and found[:4] == sorted(set(found[:4])), (sizes, found)
+    assert len({whole for _, whole in files.values()}) == 1
+    assert files[None] == files[40] and sizes[4] == sizes[1]
+
+
+def test_quality_of_overviews_at_the_lowest(vsimem):
+    path = copy(vsimem + "/q.nsvq", memory(picture(600, 530)), "QUALITY=3")
+    other = copy(vsimem + "/r.nsvq", memory(picture(600, 530)), "QUALITY=3", "OVERVIEW_QUALITY=1")
+    assert np.array_equal(first_overview(path)[0], first_overview(other)[0])
+
+
+def test_targets_with_overviews(vsimem):
+    """RATE is of the whole file, PSNR of the full resolution."""
+    pixels = picture(700, 640, 3, 7)
+    for option in [[], ["OVERVIEW_QUALITY=60"]]:
+        path = copy(vsimem + "/t.nsvq", memory(pixels), "RATE=0.6", *option)
+        assert abs(gdal.VSIStatL(path).size * 8 / (700 * 640) / 0.6 - 1) < 0.02
+        path = copy(vsimem + "/t.nsvq", memory(pixels), "PSNR=36", *option)
+        assert abs(psnr(pixels, reopen(path).ReadAsArray()) - 36) < 0.1
+
+
+@pytest.mark.parametrize("value", ["0", "101", "best", "-3"])
+def test_bad_quality_of_overviews(vsimem, value):
+    with errors() as found:
+        ds = gdal.GetDriverByName("NSVQ").CreateCopy(vsimem + "/b.nsvq", memory(picture(20, 20)), 1, ["OVERVIEW_QUALITY=" + value])
+    assert ds is None and gdal.CPLE_IllegalArg in failures(found)

@@ -319,7 +319,8 @@ static int view_of(const encoder *e, slot *s, uint32_t bx, view *v)
                  (int)(round_up(e, h) / side)}};
     if (!g->has_nodata && !has_range(g)) return 0;
     size_t n = 3 * (size_t)(x1 - x0);
-    for (uint32_t i = 0; i < y1 - y0; i++) to_levels(g, s->window + i * n, s->known + i * n, v->px + (ptrdiff_t)i * v->stride, n);
+    for (uint32_t i = 0; i < y1 - y0; i++)
+        to_levels(g, s->window + i * n, s->known + i * n, v->px + (ptrdiff_t)i * v->stride, n);
     v->px = s->window;
     v->stride = (ptrdiff_t)n;
     return fill_unknown(s->window, s->known, (int)(x1 - x0), (int)(y1 - y0));
@@ -357,8 +358,7 @@ static int refine(const encoder *e, slot *s, const view *v, size_t *size)
             correct(s->y + at * n_latent, s->y_hat + at * n_channels, s->alone + at * n_latent,
                     s->again + at * n_latent, n_latent, round > 0);
         if (nsvq_block_encode(engine, s->scratch, s->y, all.w, all.h, e->quality16[e->level > 0], s->base,
-                              s->base_cap, size,
-                              s->y_hat))
+                              s->base_cap, size, s->y_hat))
             return -1;
     }
     return 0;
@@ -372,7 +372,6 @@ static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
     uint32_t w, h;
     size_t size;
     view v;
-
     const strip *st = &e->strips[e->level > 0];
     const uint8_t *px = strip_at(st, bx * BLOCK, e->by * BLOCK);
     size_t n_nodata = 0, n_outside = 0;

@@ -437,7 +437,8 @@ static void put_wide(const tile *t, const group *g, const entry *e, box block, b
                     range_store(g->type, p + x * item, told);
             }
             for (uint32_t x = 0; bits && x < n; x++)
-                if (mask_get(bits + row * mask_stride((uint32_t)width), left + x)) range_store(g->type, p + x * item, nodata);
+                if (mask_get(bits + row * mask_stride((uint32_t)width), left + x))
+                    range_store(g->type, p + x * item, nodata);
         }
 }
 

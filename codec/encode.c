@@ -266,10 +266,11 @@ static size_t find_special(const group *g, slot *s, const uint8_t *px, ptrdiff_t
 }
 
 /* The slot's planes as an exact layer, the last part of a block. */
-static void put_exact(wr *out, uint8_t flags, const slot *s, const lossless_shape *shape, const void *usual)
+static void put_exact(const encoder *e, wr *out, uint8_t flags, const slot *s, const lossless_shape *shape,
+                      const void *usual)
 {
     wr layer = {0};
-    int rc = lossless_encode(&layer, s->planes, shape, usual, 0);
+    int rc = lossless_encode(&layer, s->planes, shape, usual, e->opt.effort);
 
     put_part(out, flags, layer.p, layer.size, true);
     out->bad |= layer.bad || rc;
@@ -402,7 +403,7 @@ static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
     if (n_outside) {
         lossless_shape shape = {(nsvq_type)g->type, g->n_bands, w, h};
         uint64_t usual = common_sample(g); // the low bytes come first
-        put_exact(out, flags, s, &shape, &usual);
+        put_exact(e, out, flags, s, &shape, &usual);
     }
     return out->bad ? NSVQ_E_NOMEM : NSVQ_OK;
 }
@@ -437,7 +438,7 @@ static nsvq_status encode_exact(encoder *e, slot *s, uint32_t bx, wr *out)
     if (nodata && !memcmp(s->planes, nodata, bytes) && !memcmp(s->planes, s->planes + bytes, (n - 1) * bytes))
         return NSVQ_OK; // not stored
     wr_le(out, PART_EXACT, 1);
-    put_exact(out, PART_EXACT, s, &shape, nodata);
+    put_exact(e, out, PART_EXACT, s, &shape, nodata);
     return out->bad ? NSVQ_E_NOMEM : NSVQ_OK;
 }
 

@@ -203,11 +203,16 @@ void check_ok(nsvq_status st, const nsvq_error *err, const char *file, int line)
 
 blob encode(picture *p, int n_threads, int embed)
 {
+    return encode_at(p, n_threads, embed, 0);
+}
+
+blob encode_at(picture *p, int n_threads, int embed, double quality)
+{
     blob b = {0};
     nsvq_sink sink = blob_sink(&b);
     nsvq_raster raster = picture_raster(p);
     nsvq_encode_options opt = {.struct_size = sizeof opt, .model = test_model(), .n_threads = n_threads,
-                               .embed = embed};
+                               .embed = embed, .quality = quality};
     nsvq_error err;
     uint64_t size;
 

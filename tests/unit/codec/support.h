@@ -62,6 +62,7 @@ uint8_t *test_model_bytes(size_t *size);
 
 /* Encodes with test_model and n_threads, fails the test on an error. embed as the option. */
 blob encode(picture *p, int n_threads, int embed);
+blob encode_at(picture *p, int n_threads, int embed, double quality); /* 0: the default */
 /* Opens with test_model. */
 nsvq_file *open_blob(blob *b);
 /* Bytes of the widest type in the file. */

@@ -156,7 +156,7 @@ uint32_t levels_of(uint32_t width, uint32_t height);
 void block_extent(const header *h, uint32_t level, uint32_t bx, uint32_t by, uint32_t *w, uint32_t *h_out);
 static inline bool is_lossy(const group *g)
 {
-    return g->coding == NSVQ_CODING_VQ3 || g->coding == NSVQ_CODING_VQ1;
+    return g->coding == NSVQ_CODING_LOSSY3 || g->coding == NSVQ_CODING_LOSSY1;
 }
 /* Lossy, and its samples are not the networks' levels themselves? */
 static inline bool has_range(const group *g)

@@ -782,7 +782,7 @@ static nsvq_status plan_groups(const encoder *e, header *h, nsvq_error *err)
         unsigned type = type_of(band);
         uint32_t n = group_size(e, b);
         h->groups[h->n_groups] = (group){
-            .coding = is_exact(band) ? NSVQ_CODING_EXACT : n == 3 ? NSVQ_CODING_VQ3 : NSVQ_CODING_VQ1,
+            .coding = is_exact(band) ? NSVQ_CODING_EXACT : n == 3 ? NSVQ_CODING_LOSSY3 : NSVQ_CODING_LOSSY1,
             .type = (uint8_t)(type & ~(unsigned)NSVQ_TYPE_COMPLEX),
             .complex = type > NSVQ_TYPE_COMPLEX,
             .has_nodata = !!band->has_nodata,

@@ -71,9 +71,9 @@ static nsvq_status parse_group(rd *r, group *g, uint64_t at, nsvq_error *err)
     uint8_t type;
 
     switch (g->coding) {
-    case NSVQ_CODING_VQ3:
-    case NSVQ_CODING_VQ1:
-        g->n_bands = g->coding == NSVQ_CODING_VQ3 ? 3 : 1;
+    case NSVQ_CODING_LOSSY3:
+    case NSVQ_CODING_LOSSY1:
+        g->n_bands = g->coding == NSVQ_CODING_LOSSY3 ? 3 : 1;
         g->type = rd_u8(r);
         if (!r->bad && g->type != NSVQ_TYPE_U8 && !range_type(g->type))
             return fail(err, NSVQ_E_UNSUPPORTED, at, "lossy band group with sample type %u", g->type);

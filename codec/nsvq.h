@@ -144,8 +144,8 @@ typedef struct nsvq_open_options { /* in every field 0 = default */
 
 /* How the bands of a group are coded. */
 typedef enum nsvq_coding {
-    NSVQ_CODING_VQ3 = 1,  /* three bands through a model */
-    NSVQ_CODING_VQ1 = 2,  /* one band, as three equal ones, through a model */
+    NSVQ_CODING_LOSSY3 = 1,  /* three bands through a model */
+    NSVQ_CODING_LOSSY1 = 2,  /* one band, as three equal ones, through a model */
     NSVQ_CODING_EXACT = 3 /* bands of one type, lossless */
 } nsvq_coding;
 

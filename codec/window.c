@@ -651,7 +651,7 @@ static nsvq_status lossy_tile(tile *t, nsvq_error *err)
     if ((st = blocks_get(&b, f, t->s, &t->j->bytes, n, err)) != NSVQ_OK) return st;
     spread(&b, &f->h, n);
     st = synthesise(t, &b, latents_around(t), err);
-    if (st == NSVQ_OK && g->coding == NSVQ_CODING_VQ1 && t->n_channels == 3) make_grey(t);
+    if (st == NSVQ_OK && g->coding == NSVQ_CODING_LOSSY1 && t->n_channels == 3) make_grey(t);
     if (st == NSVQ_OK) st = each_block(t, &b, put_lossy, err);
     blocks_release(&b, f);
     return st;

@@ -323,7 +323,7 @@ const char *NSVQDataset::GetMetadataItem(const char *pszName, const char *pszDom
 
 void NSVQDataset::SetStructureMetadata()
 {
-    static const char *const apszCoding[] = {"", "VQ3", "VQ1", "EXACT"};
+    static const char *const apszCoding[] = {"", "LOSSY3", "LOSSY1", "EXACT"};
     const char *pszReversibility = "LOSSLESS";
     for (const NSVQGroup &oGroup : m_aoGroups) {
         if (oGroup.eCoding != NSVQ_CODING_EXACT) pszReversibility = "LOSSY";

@@ -298,7 +298,7 @@ def test_structure(tmp_path):
     assert own["QUALITY"] == "37" and own["MODEL"] and len(own["MODEL_ID"]) == 16
     assert own["MODEL_EMBEDDED"] == "NO"
     codings = [ds.GetRasterBand(i).GetMetadataItem("CODING", "NSVQ") for i in range(1, 5)]
-    assert codings == ["VQ3", "VQ3", "VQ3", "EXACT"]
+    assert codings == ["LOSSY3", "LOSSY3", "LOSSY3", "EXACT"]
     assert [ds.GetRasterBand(i).GetBlockSize() for i in range(1, 5)] == [[512, 512]] * 4
 
     ds = reopen(copy(tmp_path / "b.nsvq", source, "LOSSLESS=YES"))

@@ -79,7 +79,7 @@ def test_errors(vsimem, name, bands):
         assert np.abs((got.astype(float) - pixels).mean((1, 2))).max() < span / (50 if quality < 50 else 200)
         assert got.min() >= pixels.min() and got.max() <= pixels.max()
     assert [ds.GetRasterBand(b + 1).GetMetadataItem("CODING", "NSVQ") for b in range(bands)] \
-        == (["VQ3"] * 3 if bands > 1 else []) + ["VQ1"] * (bands - 3 if bands > 1 else 1)
+        == (["LOSSY3"] * 3 if bands > 1 else []) + ["LOSSY1"] * (bands - 3 if bands > 1 else 1)
     low, high = map(float, ds.GetRasterBand(1).GetMetadataItem("RANGE", "NSVQ").split(" to "))
     assert pixels[0].min() == pytest.approx(low, rel=1e-6) and pixels[0].max() == pytest.approx(high, rel=1e-6)
 

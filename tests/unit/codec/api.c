@@ -371,7 +371,7 @@ static void format_examples(void **state)
     static const uint8_t want[] = {0x8e, 0x4e, 0x53, 0x56, 0x51, 0x0d, 0x0a, 0x1a, 1, 0, 0x38, 0,
                                    0x40, 0x42, 0x0f, 0, 0, 0, 0, 0, 0xd8, 4, 0xac, 2, 9, 2, 1, 1, 1, 1, 0x20, 3, 0, 0,
                                    1, 2, 3, 4, 5, 6, 7, 8, 8, 0x61, 0x65, 0x72, 0x69, 0x61, 0x6c, 0x2d, 0x32, 0};
-    group g = {.coding = NSVQ_CODING_VQ3, .type = NSVQ_TYPE_U8, .n_bands = 3};
+    group g = {.coding = NSVQ_CODING_LOSSY3, .type = NSVQ_TYPE_U8, .n_bands = 3};
     header h = {.width = 600, .height = 300, .n_levels = 2, .quality16 = 800, .groups = &g, .n_groups = 1,
                 .model_id = UINT64_C(0x0807060504030201), .model_name = "aerial-2"};
     wr w = {0};

@@ -408,7 +408,7 @@ static void groups(void **state)
         blob b = field_encode(&f, 1, 0);
         nsvq_file *file = open_blob(&b);
         assert_int_equal(nsvq_group_get(file, 0, &g), NSVQ_OK);
-        assert_int_equal(g.coding, alone ? NSVQ_CODING_VQ1 : NSVQ_CODING_VQ3);
+        assert_int_equal(g.coding, alone ? NSVQ_CODING_LOSSY1 : NSVQ_CODING_LOSSY3);
         assert_int_equal(g.type, NSVQ_TYPE_U16);
         nsvq_close(file);
         blob_free(&b);

@@ -78,9 +78,9 @@ static void group_rules(void **state)
     static const struct {
         nsvq_coding coding;
         uint32_t first, n;
-    } want[] = {{NSVQ_CODING_VQ3, 0, 3}, {NSVQ_CODING_EXACT, 3, 1}, {NSVQ_CODING_VQ3, 4, 3},
-                {NSVQ_CODING_VQ1, 7, 1}, {NSVQ_CODING_VQ1, 8, 1}, {NSVQ_CODING_VQ1, 9, 1},
-                {NSVQ_CODING_VQ1, 10, 1}};
+    } want[] = {{NSVQ_CODING_LOSSY3, 0, 3}, {NSVQ_CODING_EXACT, 3, 1}, {NSVQ_CODING_LOSSY3, 4, 3},
+                {NSVQ_CODING_LOSSY1, 7, 1}, {NSVQ_CODING_LOSSY1, 8, 1}, {NSVQ_CODING_LOSSY1, 9, 1},
+                {NSVQ_CODING_LOSSY1, 10, 1}};
     nsvq_info info = {.struct_size = sizeof info};
     nsvq_group group = {.struct_size = sizeof group};
 

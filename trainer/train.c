@@ -167,7 +167,6 @@ const vq_patch *forward_patch(const forward *f)
 #define COMMITMENT 0.7f
 #define CHARBONNIER (16.f / 64.f) /* grey levels / 64 */
 #define MSE_FLOOR ((3.f / 64.f) * (3.f / 64.f))
-#define RATE_FLOOR 0.2 /* bits per pixel: below it patches do not count for more */
 
 /* Each patch counts by its decibels: Charbonnier loss over the patch's own error; codes are paid in
  * squared latent units. */
@@ -198,7 +197,7 @@ static void back_hyper(const model *m, const float *p, worker *w, double bits, f
     const tensor *x = &w->ana.r[m->squares], *o = &w->syn.r[m->syn.output];
     const size_t n = (size_t)o->h * o->w * o->c;
     const double pixels = (double)n / 3;
-    const float step = hyper_step(quality), bit = weight / (float)(bits + pixels * RATE_FLOOR);
+    const float step = hyper_step(quality), bit = weight / (float)(bits + pixels * HYPER_RATE_FLOOR);
     const float scale = bit / (HYPER_RATE * step * step);
     for (size_t i = 0; i < n; i++) o->g[i] = 2.f * scale * (o->v[i] - x->v[i]);
     net_backward(&m->syn, p, w->g, &w->syn, 1);
@@ -331,8 +330,7 @@ static float clip(float *running, const float *g, size_t n)
     return f;
 }
 
-/* 0, or -1 and nothing done when the gradient is not finite. */
-static int adamw(model *m, const float *g, float lr)
+int train_update(model *m, const float *g, float lr)
 {
     const int h = is_hyper(m);
     const long n = m->moments + 1;
@@ -438,6 +436,17 @@ static void step_gradients(const model *m, const qat *qt, worker *w, int nt, con
     }
 }
 
+void train_gradient(const model *m, const dataset *d, uint64_t seed, float *g, double *bits, double *psnr)
+{
+    worker w;
+    worker_init(&w, m, m->run.patch);
+    step_gradients(m, NULL, &w, 1, d, seed);
+    memcpy(g, w.g, m->st.n * sizeof *g);
+    *bits = w.bits;
+    *psnr = w.psnr;
+    worker_free(&w);
+}
+
 static void step_codes(model *m, const vq_sums *sums, double done)
 {
     vq_update(&m->q, sums, 0.99f + 0.008f * (float)done);
@@ -538,7 +547,7 @@ int train(model *m, const dataset *d, const train_options *o)
         if (aware) qat_refresh(&qt, m);
         step_gradients(m, aware ? &qt : NULL, w, nt, d, seed);
         m->step++;
-        if (adamw(m, w->g, lr)) fprintf(stderr, "step %ld: the gradient is not finite, left out\n", m->step);
+        if (train_update(m, w->g, lr)) fprintf(stderr, "step %ld: the gradient is not finite, left out\n", m->step);
         memset(w->g, 0, m->st.n * sizeof(float));
         if (w->sums) step_codes(m, w->sums, done);
         m->trained_mpixel += w->samples / 3e6;
@@ -576,7 +585,7 @@ double bench_steps(model *m, const dataset *d, const train_options *o, int n, do
         const double t0 = now();
         step_gradients(m, NULL, w, nt, d, (uint64_t)(s + 2));
         const double t1 = busy();
-        adamw(m, w->g, o->lr);
+        train_update(m, w->g, o->lr);
         memset(w->g, 0, m->st.n * sizeof *w->g);
         if (w->sums) step_codes(m, w->sums, 0);
         const double t2 = busy();

@@ -110,6 +110,11 @@ figures validate(const model *m, const formats *f, const dataset *d, float quali
 
 int  train(model *m, const dataset *d, const train_options *o);
 
+/* Parts of a step, for checks: the gradient [st.n] of m->run's batch with this seed, sums of bits and PSNR
+ * over it; the update by a gradient, 0, or -1 and nothing done when that is not finite. */
+void train_gradient(const model *m, const dataset *d, uint64_t seed, float *g, double *bits, double *psnr);
+int  train_update(model *m, const float *g, float lr);
+
 /* Where the time of a step goes. */
 enum { PART_PATCH, PART_ANALYSIS, PART_QUANTISER, PART_SYNTHESIS, PART_SYNTHESIS_BACK, PART_QUANTISER_BACK,
        PART_ANALYSIS_BACK, PART_SUM, PART_UPDATE, N_PARTS };

@@ -58,24 +58,31 @@ struct gpu {
 
 static void *reserve(gpu *g, size_t bytes)
 {
-    return g->dev->alloc(g->dev, bytes ? bytes : 1);
+    return g->dev->alloc(g->dev, bytes, MEMORY_RAW);
 }
 
 static float *floats(gpu *g, size_t n)
 {
-    return reserve(g, n * sizeof(float));
+    return g->dev->alloc(g->dev, n * sizeof(float), MEMORY_F32);
 }
 
 static array values(gpu *g, size_t n, int f32)
 {
     const int wide = f32 || g->dev->exact;
-    return (array){reserve(g, n * (wide ? 4 : 2)), wide};
+    return wide ? (array){floats(g, n), 1} : (array){g->dev->alloc(g->dev, n * 2, MEMORY_BF16), 0};
 }
 
 static void *upload(gpu *g, const void *from, size_t bytes)
 {
     void *p = reserve(g, bytes);
     if (p) g->dev->put(g->dev, p, from, bytes);
+    return p;
+}
+
+static float *upload_floats(gpu *g, const float *from, size_t n)
+{
+    float *p = floats(g, n);
+    if (p) g->dev->put(g->dev, p, from, n * sizeof *p);
     return p;
 }
 
@@ -386,6 +393,26 @@ void gpu_step(gpu *g, uint64_t seed, float lr)
     g->steps++;
 }
 
+const char *gpu_kernel(int kernel)
+{
+    static const char *const names[KERNEL_N + 1] = {
+#define X(name) #name,
+        KERNELS(X)
+#undef X
+        "multiply"};
+    return kernel <= KERNEL_N ? names[kernel] : NULL;
+}
+
+int gpu_watch(gpu *g, double *ms)
+{
+    double spent[KERNEL_N + 1] = {0};
+    g->dev->watch(g->dev, spent);
+    step(g);
+    g->dev->watch(g->dev, NULL);
+    for (int i = 0; i <= KERNEL_N; i++) ms[i] = 1e3 * spent[i];
+    return KERNEL_N + 1;
+}
+
 /* ---- plan ---- */
 
 static int is_wide(const gpu *g, int which, int r) /* float32: network's ends, linear paths */
@@ -442,8 +469,9 @@ static void plan_scratch(gpu *g)
             if (l->kind == NSVQ_LAYER_POINTWISE && x->v.f32 != y->v.f32) cast_n = largest(cast_n, count(g, y));
         }
     g->sums = floats(g, largest(sums, (size_t)g->batch * (size_t)g->lat.n * (size_t)g->lat.latent));
-    g->scratch[0] = (array){reserve(g, cast_n * 2), 0};
-    g->scratch[1] = (array){reserve(g, cast_n * 4), 1};
+    cast_n += 16;
+    g->scratch[0] = (array){g->dev->alloc(g->dev, cast_n * 2, MEMORY_BF16), 0};
+    g->scratch[1] = (array){floats(g, cast_n), 1};
 }
 
 /* The coding order of all patches. 0, or -1 without memory. */
@@ -465,7 +493,7 @@ static int plan_order(gpu *g)
         for (int s = 0; s < NSVQ_N_PASSES; s++) {
             const int has = pass_at[s + 1] - pass_at[s];
             g->pass[s] = (pass){.first = g->batch * pass_at[s], .has = has, .before = pass_at[s]};
-            g->pass[s].mean = floats(g, (size_t)(g->batch * has) * (size_t)q->latent);
+            g->pass[s].mean = floats(g, (size_t)(g->batch * has) * (size_t)q->latent + 16);
             for (int i = 0; i < g->batch * has; i++) {
                 const int row = g->batch * pass_at[s] + i, at = i / has * n + pos[pass_at[s] + i % has];
                 row_of[at] = row;
@@ -566,7 +594,7 @@ static void plan_update(gpu *g, const model *m)
     g->n_segments = s->n_segments;
     g->parts = upload(g, parts, n * sizeof *parts);
     g->part_of = upload(g, part_of, s->n / 16 * sizeof *part_of);
-    g->running = upload(g, m->norm, n * sizeof(float));
+    g->running = upload_floats(g, m->norm, n);
     g->scale = floats(g, n);
     free(parts);
     free(part_of);
@@ -574,15 +602,14 @@ static void plan_update(gpu *g, const model *m)
 
 static void plan_state(gpu *g, const model *m)
 {
-    const size_t bytes = m->st.n * sizeof(float);
     const run_state s = {.moments = m->moments};
     g->n = m->st.n;
-    g->p = upload(g, m->st.p, bytes);
-    g->m = upload(g, m->m, bytes);
-    g->v = upload(g, m->v, bytes);
-    g->average = upload(g, m->mean, bytes);
+    g->p = upload_floats(g, m->st.p, m->st.n);
+    g->m = upload_floats(g, m->m, m->st.n);
+    g->v = upload_floats(g, m->v, m->st.n);
+    g->average = upload_floats(g, m->mean, m->st.n);
     g->grad = floats(g, m->st.n);
-    g->column = upload(g, m->h.column, sizeof(float) * (size_t)(m->h.context + m->h.z + NSVQ_N_EXTRA));
+    g->column = upload_floats(g, m->h.column, (size_t)(m->h.context + m->h.z + NSVQ_N_EXTRA));
     g->low = g->dev->exact ? (array){g->p, 1} : values(g, m->st.n, 0);
     if (!g->dev->exact) cast(g, g->low, (array){g->p, 1}, m->st.n, 0);
     g->s = upload(g, &s, sizeof s);
@@ -737,7 +764,7 @@ double gpu_peak(device *v)
     if (!noise) abort();
     for (size_t i = 0; i < bytes / 2; i++) noise[i] = (uint16_t)(0x3e00 | (i * 2654435761u >> 7 & 0x81ff));
     for (int i = 0; i < 3; i++) {
-        *of[i] = (array){v->alloc(v, bytes), v->exact};
+        *of[i] = (array){v->alloc(v, bytes, v->exact ? MEMORY_F32 : MEMORY_BF16), v->exact};
         if (of[i]->p) v->put(v, of[i]->p, noise, bytes);
     }
     free(noise);

@@ -27,6 +27,11 @@ int   gpu_fetch(gpu *g, model *m);
 int   gpu_figures(gpu *g, gpu_sums *s);
 void  gpu_gradient(gpu *g, float *to); /* of the last step, for checks: [m->st.n] */
 void  gpu_close(gpu *g); /* NULL: nothing */
+/* Another step, launched piece by piece: milliseconds of each kernel to ms [GPU_KERNELS]; returns how many
+ * there are. */
+#define GPU_KERNELS 64
+int   gpu_watch(gpu *g, double *ms);
+const char *gpu_kernel(int kernel); /* its name, "multiply" for all products; NULL past the last */
 /* Billions of operations a second in a large product, in the type that most layers have. */
 double gpu_peak(device *v);
 

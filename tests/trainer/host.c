@@ -28,16 +28,6 @@ static const size_t args_bytes[KERNEL_N] = {
 #undef X
 };
 
-const char *host_kernel(int kernel)
-{
-    static const char *const names[KERNEL_N + 1] = {
-#define X(name) #name,
-        KERNELS(X)
-#undef X
-        "multiply"};
-    return names[kernel];
-}
-
 void host_launch(int kernel, const void *args, uint32_t n)
 {
     switch (kernel) {
@@ -67,7 +57,7 @@ void host_multiply(const product *p)
         }
 }
 
-static void *host_alloc(device *v, size_t bytes)
+static void *host_alloc(device *v, size_t bytes, memory_kind kind)
 {
     host *h = (host *)v;
     const size_t whole = (bytes + 255) & ~(size_t)255;

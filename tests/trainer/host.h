@@ -8,6 +8,5 @@ device *host_open(int exact);
 /* What launch and multiply do, for any memory that the host sees. */
 void host_launch(int kernel, const void *args, uint32_t n);
 void host_multiply(const product *p);
-const char *host_kernel(int kernel); /* its name; [KERNEL_N]: the product */
 
 #endif

@@ -22,11 +22,13 @@ typedef struct product {
     int   relu;
 } product;
 
+typedef enum memory_kind { MEMORY_RAW, MEMORY_F32, MEMORY_BF16 } memory_kind; /* what lies there */
+
 typedef struct device device;
 struct device {
     const char *name;
     int  exact; /* set by the caller: float32 products stay float32, else they may be tf32 */
-    void *(*alloc)(device *v, size_t bytes); /* zeros; goes with the device */
+    void *(*alloc)(device *v, size_t bytes, memory_kind kind); /* zeros; goes with the device */
     void  (*put)(device *v, void *to, const void *from, size_t bytes); /* from may change at once */
     void  (*get)(device *v, void *to, const void *from, size_t bytes); /* waits */
     void  (*launch)(device *v, int kernel, const void *args, uint32_t n); /* KERNEL_; args are copied */

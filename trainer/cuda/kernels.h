@@ -13,7 +13,7 @@
 #include "hyper.h"
 #include "random.h"
 
-#ifdef __CUDACC__
+#ifdef __CUDA_ARCH__
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL

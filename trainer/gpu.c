@@ -752,14 +752,13 @@ static double seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-double gpu_peak(device *v)
+/* Seconds of `runs` products of side x side matrices. */
+static double time_products(device *v, int side, int runs)
 {
-    enum { SIDE = 8192, RUNS = 20 };
-    const size_t bytes = (size_t)SIDE * SIDE * (v->exact ? 4 : 2);
-    product p = {.m = SIDE, .n = SIDE, .k = SIDE, .ta = 1, .lda = SIDE, .ldb = SIDE};
+    const size_t bytes = (size_t)side * (size_t)side * (v->exact ? 4 : 2);
+    product p = {.m = side, .n = side, .k = side, .ta = 1, .lda = side, .ldb = side};
     array *const of[3] = {&p.a, &p.b, &p.d};
     uint16_t *noise = malloc(bytes);
-    double start = 0;
     char c;
     if (!noise) abort();
     for (size_t i = 0; i < bytes / 2; i++) noise[i] = (uint16_t)(0x3e00 | (i * 2654435761u >> 7 & 0x81ff));
@@ -768,13 +767,19 @@ double gpu_peak(device *v)
         if (of[i]->p) v->put(v, of[i]->p, noise, bytes);
     }
     free(noise);
-    for (int i = -3; i < RUNS && !v->trouble(v); i++) {
-        if (!i) {
-            v->get(v, &c, p.d.p, 1);
-            start = seconds();
-        }
-        v->multiply(v, &p);
-    }
+    v->multiply(v, &p);
     v->get(v, &c, p.d.p, 1);
-    return v->trouble(v) ? 0 : 2e-9 * SIDE * SIDE * SIDE * RUNS / (seconds() - start);
+    const double start = seconds();
+    for (int i = 0; i < runs; i++) v->multiply(v, &p);
+    v->get(v, &c, p.d.p, 1);
+    return seconds() - start;
+}
+
+double gpu_peak(device *v)
+{
+    int side = 256; /* until one takes a millisecond */
+    while (side < 8192 && time_products(v, side, 1) < 1e-3) side *= 2;
+    const int runs = side < 1024 ? 1 : 50;
+    const double t = time_products(v, side, runs);
+    return v->trouble(v) ? 0 : 2e-9 * side * side * side * runs / t;
 }

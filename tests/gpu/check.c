@@ -252,6 +252,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: nsvq-gpu-check [host]\n");
         return 2;
     }
+    device *there = open_device(1, 0);
+    if (!there) return 1;
+    there->close(there);
     make_pictures(&d, 4);
     for (int i = 0; i < 2; i++)
         for (int exact = 1; exact >= 0; exact--) {

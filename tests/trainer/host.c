@@ -116,6 +116,10 @@ static const char *host_trouble(device *v)
     return NULL;
 }
 
+static void host_watch(device *v, double *seconds)
+{
+}
+
 static void host_close(device *v)
 {
     host *h = (host *)v;
@@ -131,6 +135,13 @@ device *host_open(int exact)
     if (!h) abort();
     h->base = (device){.name = "host", .exact = exact, .alloc = host_alloc, .put = host_copy, .get = host_copy,
                        .launch = take, .multiply = take_product, .record = host_record, .replay = host_replay,
-                       .trouble = host_trouble, .close = host_close};
+                       .trouble = host_trouble, .watch = host_watch, .close = host_close};
     return &h->base;
+}
+
+/* As a module: nsvq-train --device cuda runs on the host. */
+cuda_open_fn nsvq_train_cuda_open;
+__attribute__((visibility("default"))) device *nsvq_train_cuda_open(int shared, char *why, size_t size)
+{
+    return host_open(0);
 }

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cuda/kernels.h"
+#include "kernels.h"
 
 #define THREADS 128
 #define WORKSPACE ((size_t)64 << 20) /* for products; NVIDIA asks for 32 MiB on sm_90 */

@@ -9,9 +9,9 @@
 
 #include <math.h>
 
-#include "cuda/device.h"
-#include "hyper.h"
-#include "random.h"
+#include "device.h"
+#include "../hyper.h"
+#include "../random.h"
 
 #ifdef __CUDA_ARCH__
 #define UNROLL _Pragma("unroll")

@@ -61,6 +61,7 @@ build_all() {
 }
 
 if ! echo '#include <zlib.h>' | ${CC:-cc} -E - >/dev/null 2>&1 && [ -z "$NSVQ_CMAKE_ARGS$CPATH" ]; then
-    echo "zlib.h is missing: install zlib1g-dev, or unpack it somewhere and set CPATH and LIBRARY_PATH" >&2
+    echo "zlib.h is missing: install zlib1g-dev; or unpack it somewhere and set NSVQ_CMAKE_ARGS=-DZLIB_ROOT=FOLDER," \
+        "without cmake CPATH and LIBRARY_PATH" >&2
     exit 1
 fi

@@ -71,7 +71,10 @@ static void *cuda_alloc(device *v, size_t bytes, memory_kind kind)
     if (bad(c, "memory", c->shared ? cudaHostAlloc(&p, bytes, cudaHostAllocMapped) : cudaMalloc(&p, bytes)))
         return NULL;
     c->memory[c->n_memory++] = p;
-    bad(c, "memory", cudaMemsetAsync(p, 0, bytes, c->stream));
+    if (c->shared)
+        memset(p, 0, bytes);
+    else
+        bad(c, "memory", cudaMemsetAsync(p, 0, bytes, c->stream));
     return p;
 }
 

@@ -690,10 +690,13 @@ typedef struct tally_args { const drawn *p; run_state *s; int batch; } tally_arg
 
 NSVQ_HD void tally_body(const tally_args *a, uint32_t i)
 {
+    double bits = 0., psnr = 0.;
     for (int b = 0; b < a->batch; b++) {
-        a->s->bits += a->p[b].bits;
-        a->s->psnr += a->p[b].psnr;
+        bits += a->p[b].bits;
+        psnr += a->p[b].psnr;
     }
+    a->s->bits += bits;
+    a->s->psnr += psnr;
     a->s->patches += a->batch;
     a->s->bad = 0;
 }

@@ -182,7 +182,8 @@ NSVQ_HD void draw_colours(drawn *p, uint64_t *rng)
 {
     const int order = random_unit(rng) < 0.5f ? (int)random_below(rng, 6) : 0;
     const float angle = 6.2831853f * random_unit(rng), sat = 0.6f + 1.2f * random_unit(rng);
-    p->channels = order == 0 ? 012 : order == 1 ? 021 : order == 2 ? 0102 : order == 3 ? 0120 : order == 4 ? 0201 : 0210;
+    p->channels = order == 0 ? 012 : order == 1 ? 021 : order == 2 ? 0102 : order == 3 ? 0120 : order == 4 ? 0201
+                                                                                                           : 0210;
     p->con = 0.75f + 0.5f * random_unit(rng);
     p->off = 30.f * (random_unit(rng) - 0.5f);
     p->co = sat * cosf(angle);
@@ -266,14 +267,12 @@ NSVQ_HD void steps_body(const steps_args *a, uint32_t i)
 
 /* ---- layers ---- */
 
-typedef struct cast_args { array x, y; int add; } cast_args; /* y = or += x, four values */
+typedef struct cast_args { array x, y; } cast_args; /* y = x, four values */
 
 NSVQ_HD void cast_body(const cast_args *a, uint32_t i)
 {
-    float v[4], before[4];
+    float v[4];
     get4(v, a->x, (size_t)i * 4);
-    if (a->add) get4(before, a->y, (size_t)i * 4);
-    for (int k = 0; a->add && k < 4; k++) v[k] += before[k];
     put4(a->y, (size_t)i * 4, v);
 }
 
@@ -707,7 +706,13 @@ typedef struct stretch { uint32_t at, n; } stretch;
 
 /* to[i]: sum over a stretch, of the squares if squares; where whole is given, sets bad if that is not
  * finite. */
-typedef struct sum_span_args { const float *from; const stretch *of; float *to; run_state *whole; int squares; } sum_span_args;
+typedef struct sum_span_args {
+    const float *from;
+    const stretch *of;
+    float *to;
+    run_state *whole;
+    int squares;
+} sum_span_args;
 
 NSVQ_HD void sum_span_body(const sum_span_args *a, uint32_t i)
 {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cuda/kernels.h"
 #include "host.h"
 #include "random.h"
 #include "steps.h"
@@ -67,7 +68,7 @@ static double value(const void *p, memory_kind kind, size_t i)
     return f;
 }
 
-/* Words of structs: equal, or as floats or doubles near. */
+/* Words of structs that differ: near as floats, or as doubles. What would be denormal is an integer. */
 static int raw_near(const char *a, const char *b, size_t at)
 {
     float fa, fb;
@@ -76,11 +77,14 @@ static int raw_near(const char *a, const char *b, size_t at)
     memcpy(&fb, b + at, sizeof fb);
     memcpy(&da, a + (at & ~(size_t)7), sizeof da);
     memcpy(&db, b + (at & ~(size_t)7), sizeof db);
-    return fabsf(fa - fb) <= 1e-4f * (fabsf(fa) + 1e-3f) || fabs(da - db) <= 1e-4 * (fabs(da) + 1e-3);
+    const int floats = (fa == 0 || fabsf(fa) > 1e-30f) && (fb == 0 || fabsf(fb) > 1e-30f);
+    const int doubles = (da == 0 || fabs(da) > 1e-200) && (db == 0 || fabs(db) > 1e-200);
+    return (floats && fabsf(fa - fb) <= 1e-4f * fabsf(fa) + 1e-6f) ||
+           (doubles && fabs(da - db) <= 1e-4 * fabs(da) + 1e-6);
 }
 
 /* Values of a block whose deviation is more than `most` of themselves plus of the root mean square of what
- * has changed; a roundings' tie may fall the other way in one of 10,000. */
+ * has changed. Where values are rounded to steps, one in 10,000 may be a tie that fell the other way. */
 static int compare_values(shadow *s, const block *b, int kernel, double most)
 {
     const size_t n = b->bytes / (b->kind == MEMORY_BF16 ? 2 : 4);
@@ -100,7 +104,8 @@ static int compare_values(shadow *s, const block *b, int kernel, double most)
         if (e > worst && e <= 1) worst = e;
     }
     if (worst > s->worst[kernel]) s->worst[kernel] = worst;
-    if (off <= changed / 10000 + (changed > 100)) return 0;
+    const int steps = kernel == KERNEL_cut_pixels || kernel == KERNEL_quantise_z || kernel == KERNEL_quantise_y;
+    if (!off || (steps && off <= 1 + changed / 10000)) return 0;
     printf("%s FAILED run=%d: %zu of %zu changed values; [%zu] %g, host: %g (rms %g)\n", gpu_kernel(kernel),
            s->runs[kernel], off, changed, first, value(b->p, b->kind, first), value(b->want, b->kind, first), scale);
     return 1;
@@ -156,11 +161,9 @@ static void shadow_launch(device *v, int kernel, const void *args, uint32_t n)
 static void shadow_multiply(device *v, const product *p)
 {
     shadow *s = (shadow *)v;
-    int last = 0;
-    while (gpu_kernel(last + 1)) last++;
-    host_first(s, last, NULL, 0, p);
+    host_first(s, KERNEL_N, NULL, 0, p);
     s->real->multiply(s->real, p);
-    then_compare(s, last, p->a.f32 && !s->base.exact ? 1e-2 : 2e-4);
+    then_compare(s, KERNEL_N, p->a.f32 && !s->base.exact ? 1e-2 : 2e-4);
 }
 
 /* ---- checks ---- */
@@ -208,11 +211,13 @@ static int check_kernels(const dataset *d, const preset *p, int patch, int exact
     return bad;
 }
 
-static int check_steps(const dataset *d, const preset *p, int batch, int patch, int exact)
+/* Value by value only for few latents in float32: of many, some lie where sums in another order round to the
+ * other side. */
+static int check_steps(const dataset *d, const preset *p, int batch, int patch, int exact, int values)
 {
     device *v = open_device(exact, 0);
     if (!v) return 1;
-    const char *why = exact ? steps_same(v, d, p, batch, patch, 5e-3) : steps_near(v, d, p, batch, patch);
+    const char *why = values ? steps_same(v, d, p, batch, patch, 5e-3) : steps_near(v, d, p, batch, patch);
     const char *trouble = v->trouble(v);
     printf("%-10s %-8s steps, batch %d of %d x %d: %s%s%s\n", p->name, exact ? "float32" : "bfloat16", batch, patch,
            patch, why || trouble ? "FAILED: " : "ok", why ? why : "", trouble ? trouble : "");
@@ -259,11 +264,11 @@ int main(int argc, char **argv)
     for (int i = 0; i < 2; i++)
         for (int exact = 1; exact >= 0; exact--) {
             bad |= check_kernels(&d, small[i], 128, exact);
-            bad |= check_steps(&d, small[i], 3, 128, exact);
+            bad |= check_steps(&d, small[i], 3, 64, exact, exact) | check_steps(&d, small[i], 2, 192, exact, 0);
         }
     for (int i = 0; i < 2 && !use_host; i++) {
         preset p;
-        bad |= preset_find(large[i], &p) || check_steps(&d, &p, 2, 256, 1) || check_steps(&d, &p, 2, 256, 0);
+        bad |= preset_find(large[i], &p) || check_steps(&d, &p, 2, 256, 1, 0) || check_steps(&d, &p, 2, 256, 0, 0);
     }
     for (int i = 0; i < d.n; i++) free(d.pic[i].rgb);
     free(d.pic);

@@ -182,7 +182,8 @@ static int plan_make(cuda *c, const product *p, const way *w, plan *t)
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
     for (int i = 0; i < 4; i++)
-        if (bad_lt(c, "product", cublasLtMatmulPreferenceSetAttribute(t->wish, name[i], &w->align[i], sizeof *w->align)))
+        if (bad_lt(c, "product",
+                   cublasLtMatmulPreferenceSetAttribute(t->wish, name[i], &w->align[i], sizeof *w->align)))
             return 1;
     return bad_lt(c, "product", cublasLtMatmulPreferenceSetAttribute(
                                     t->wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room, sizeof room));
@@ -236,11 +237,14 @@ static int choose_way(cuda *c, const product *p, const plan *t, way *w)
                  p->tb, p->a.f32, p->d.f32);
         return failed(c, what, "cuBLASLt knows no way");
     }
-    if (n > 1 && !c->base.exact && !bad(c, "memory", cudaMalloc(&to, (size_t)p->m * p->n * 4)))
-        for (int i = 0; i < n; i++) {
-            const float ms = found[i].state == CUBLAS_STATUS_SUCCESS ? trial(c, p, t, &found[i].algo, to) : 1e30f;
-            if (ms < least) least = ms, best = i;
-        }
+    if (n > 1 && !c->base.exact && cudaMalloc(&to, (size_t)p->m * p->n * 4) != cudaSuccess) {
+        cudaGetLastError(); /* then the first will do */
+        to = NULL;
+    }
+    for (int i = 0; to && i < n; i++) {
+        const float ms = found[i].state == CUBLAS_STATUS_SUCCESS ? trial(c, p, t, &found[i].algo, to) : 1e30f;
+        if (ms < least) least = ms, best = i;
+    }
     if (to) cudaFree(to);
     w->algo = found[best].algo;
     c->ways = (way *)realloc(c->ways, (c->n_ways + 1) * sizeof *c->ways);

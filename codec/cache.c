@@ -72,13 +72,12 @@ static void list_newest(cache *c, entry *e)
     c->newest = e;
 }
 
-/* The entry with one more reference, or a fresh one that is the caller's to load; NULL: no memory. */
-static entry *claim(cache *c, uint64_t number, bool *mine)
+/* The entry with one more reference, or a fresh one; NULL: no memory. */
+static entry *claim(cache *c, uint64_t number)
 {
     entry **b = bucket(c, number), *e = *b;
 
     while (e && e->number != number) e = e->chain;
-    *mine = !e;
     if (e) {
         if (!e->refs) unlist(c, e);
     } else {
@@ -113,21 +112,33 @@ static void settle(cache *c, entry *e, nsvq_status st, const nsvq_error *error)
     }
 }
 
-nsvq_status cache_claim(cache *c, const uint64_t *numbers, size_t n, entry **out, bool *mine)
+nsvq_status cache_claim(cache *c, const uint64_t *numbers, size_t n, entry **out)
 {
     static const nsvq_error no_memory = {NO_OFFSET, "no memory"};
     size_t i;
 
     pthread_mutex_lock(&c->lock);
     for (i = 0; i < n; i++)
-        if (!(out[i] = claim(c, numbers[i], &mine[i]))) break;
+        if (!(out[i] = claim(c, numbers[i]))) break;
     bool done = i == n;
     while (!done && i-- > 0) {
-        if (mine[i]) settle(c, out[i], NSVQ_E_NOMEM, &no_memory);
+        if (out[i]->state == ENTRY_WANTED && out[i]->refs == 1) settle(c, out[i], NSVQ_E_NOMEM, &no_memory);
         unref(c, out[i]);
     }
     pthread_mutex_unlock(&c->lock);
     return done ? NSVQ_OK : NSVQ_E_NOMEM;
+}
+
+entry *cache_take(cache *c, entry **entries, size_t n)
+{
+    entry *e = NULL;
+
+    pthread_mutex_lock(&c->lock);
+    for (size_t i = 0; i < n && !e; i++)
+        if (entries[i]->state == ENTRY_WANTED) e = entries[i];
+    if (e) e->state = ENTRY_LOADING;
+    pthread_mutex_unlock(&c->lock);
+    return e;
 }
 
 size_t cache_missing(cache *c, uint64_t *numbers, size_t n)
@@ -157,7 +168,7 @@ nsvq_status cache_wait(cache *c, entry *e, nsvq_error *err)
     nsvq_status st;
 
     pthread_mutex_lock(&c->lock);
-    while (e->state == ENTRY_LOADING) pthread_cond_wait(&c->ready, &c->lock);
+    while (e->state < ENTRY_READY) pthread_cond_wait(&c->ready, &c->lock);
     st = e->status;
     if (st != NSVQ_OK && err) *err = e->error;
     pthread_mutex_unlock(&c->lock);

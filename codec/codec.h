@@ -240,7 +240,7 @@ int fill_nodata(uint8_t *px, ptrdiff_t stride, int w, int h, uint8_t nodata);
 
 /* ---- decode.c: bytes of a block -> what windows need of it ---- */
 
-typedef enum entry_state { ENTRY_LOADING, ENTRY_READY, ENTRY_FAILED } entry_state;
+typedef enum entry_state { ENTRY_WANTED, ENTRY_LOADING, ENTRY_READY, ENTRY_FAILED } entry_state;
 
 struct entry {
     uint64_t number;         /* in the index */
@@ -269,9 +269,11 @@ nsvq_status block_parse(const nsvq_file *f, entry *e, const uint8_t *bytes, nsvq
 
 nsvq_status cache_create(cache *c, uint64_t max_bytes);
 void cache_destroy(cache *c);
-/* References n entries. mine[i] tells which the caller has to load and then publish, before it waits
- * for others: so nobody waits in a circle. */
-nsvq_status cache_claim(cache *c, const uint64_t *numbers, size_t n, entry **out, bool *mine);
+/* References n entries. Whoever does takes, loads and publishes those that are wanted, until there are none,
+ * and only then waits: so nobody waits in a circle, and threads that want the same entries share the work. */
+nsvq_status cache_claim(cache *c, const uint64_t *numbers, size_t n, entry **out);
+/* One of the n entries that is the caller's to load and publish; NULL: no more. */
+entry *cache_take(cache *c, entry **entries, size_t n);
 /* Keeps of n numbers those that no entry has; returns how many. */
 size_t cache_missing(cache *c, uint64_t *numbers, size_t n);
 void cache_publish(cache *c, entry *e, nsvq_status st, const nsvq_error *error);

@@ -184,6 +184,11 @@ static uint8_t class_of(int16_t log2_scale, int16_t below)
     return (uint8_t)((uint16_t)v * (uint32_t)((65536 + CLASS_WIDTH - 1) / CLASS_WIDTH) >> 16);
 }
 
+static void classes_of(uint8_t *restrict cls, const int16_t *restrict log2_scale, const int16_t *restrict below, size_t n)
+{
+    for (size_t i = 0; i < n; i++) cls[i] = class_of(log2_scale[i], below[i]);
+}
+
 static void set_extra(const coder *c, int16_t *to)
 {
     to[0] = (int16_t)((c->quality16 - 800) * 4);
@@ -232,9 +237,7 @@ static void row_model(coder *c, int y)
 
     k->pointwise(c->scale, side, NULL, &c->h->scale, c->bw);
     k->pointwise(c->base + first * L, side, NULL, &c->h->base, c->bw);
-    for (int x = 0; x < c->bw; x++)
-        for (size_t i = 0; i < L; i++)
-            cls[(size_t)x * L + i] = class_of(c->scale[(size_t)x * L + i], c->below[i]);
+    for (size_t x = 0; x < (size_t)c->bw; x++) classes_of(cls + x * L, c->scale + x * L, c->below, L);
 }
 
 static void z_value(coder *c, int position, int i, int r)
@@ -251,15 +254,20 @@ static int z_class(const coder *c, int i)
 
 static void quantise(coder *c, const int16_t *mu, prior_position at);
 
+static void add_residuals(int16_t *restrict y_hat, const int16_t *restrict mu, const int16_t *restrict r,
+                          const int32_t *restrict step, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y_hat[i] = clamp_latent(mu[i] + ((r[i] * step[i] + 8) >> 4));
+}
+
 /* Latents from means and residuals; the encoder chooses the residual here. */
 static void put_latent(coder *c, const int16_t *mu, prior_position at)
 {
     size_t L = (size_t)c->n_latent, i = (size_t)(at.y * c->bw + at.x);
-    const int16_t *r = c->residual + i * L;
     int16_t *out = c->y_hat + i * (L + NSVQ_N_EXTRA);
 
     if (c->y) quantise(c, mu, at);
-    for (size_t j = 0; j < L; j++) out[j] = clamp_latent(mu[j] + ((r[j] * c->step[j] + 8) >> 4));
+    add_residuals(out, mu, c->residual + i * L, c->step, L);
     set_extra(c, out + L);
 }
 
@@ -394,22 +402,16 @@ static int bits_of(const coder *c, int cls, int r)
     return c->h->bits[cls][2 * half + 1] + 256 * (shift + 5 + log2_floor((unsigned)(abs(v) - half)));
 }
 
-static int round_div(int a, int b) /* b > 0; halves away from 0 */
-{
-    return a < 0 ? -((-a + b / 2) / b) : (a + b / 2) / b;
-}
-
 /* Nearest residual, or the next towards 0 when that is cheaper by squared error + lambda * bits (*cost);
- * in steps, squares in 1/65536. a: the distance from the mean, in 1/256 step. */
-static int choose(const coder *c, int cls, int a, bool negative, int64_t *cost_of)
+ * in steps, squares in 1/65536, lambda in 1/1024. a: the distance from the mean, in 1/256 step. */
+static int choose(const coder *c, int cls, int a, bool negative, int64_t lambda, int64_t *cost_of)
 {
     int near = clamp_int((a + 128) >> 8, 0, MAX_RESIDUAL), best = 0;
     int64_t least = INT64_MAX;
 
     for (int k = near; k >= 0 && k >= near - 1; k--) {
         int err = a - (k << 8);
-        int64_t cost = (int64_t)err * err +
-                       (int64_t)c->m->lambda50 * bits_of(c, cls, negative ? -k : k) / 4;
+        int64_t cost = (int64_t)err * err + lambda * bits_of(c, cls, negative ? -k : k) / 4;
         if (cost > least) continue;
         least = cost;
         best = k;
@@ -428,7 +430,7 @@ static void quantise(coder *c, const int16_t *mu, prior_position at)
     for (size_t j = 0; j < L; j++) {
         int d = clamp_latent(y[j]) - mu[j], a = abs(d) * 4096 / c->step[j];
         int64_t cost;
-        r[j] = (int16_t)choose(c, cls[j], a, d < 0, &cost);
+        r[j] = (int16_t)choose(c, cls[j], a, d < 0, c->m->lambda50, &cost);
         if (cls[j] >= c->first_class) {
             c->spent += cost;
             continue;
@@ -467,8 +469,9 @@ static int make_z(coder *c)
     for (int p = 0; p < c->zw * c->zh; p++)
         for (int i = 0; i < c->n_z; i++) {
             int16_t *z = c->z + (size_t)p * (size_t)c->n_z + (size_t)i;
-            int r = round_div(16 * (*z - c->m->hyper.z_mean[i]), c->step[c->n_latent + i]);
-            *z = (int16_t)clamp_int(r, -MAX_RESIDUAL, MAX_RESIDUAL);
+            int d = *z - c->m->hyper.z_mean[i], a = abs(d) * 4096 / c->step[c->n_latent + i];
+            int64_t cost;
+            *z = (int16_t)choose(c, z_class(c, i), a, d < 0, c->m->lambda50 / 2, &cost); // 1/2: measured
             z_value(c, p, i, *z);
             put_residual(c, z_class(c, i), *z);
         }

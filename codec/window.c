@@ -45,7 +45,7 @@ typedef struct blocks {
     size_t n;
     entry **entry;
     uint64_t *number;
-    bool *mine;
+    bool *needed;
 } blocks;
 
 typedef struct job {
@@ -154,33 +154,32 @@ static nsvq_status blocks_room(blocks *b, slot *s, box at, nsvq_error *err)
 {
     b->at = at;
     b->n = (size_t)(at.x1 - at.x0) * (at.y1 - at.y0);
-    size_t one = 2 * sizeof(entry *) + sizeof(uint64_t) + sizeof(bool);
+    size_t one = sizeof(entry *) + sizeof(uint64_t) + sizeof(bool);
     b->entry = reserve(&s->blocks, b->n * one);
     if (!b->entry) return fail(err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
-    b->number = (uint64_t *)(b->entry + 2 * b->n);
-    b->mine = (bool *)(b->number + b->n);
+    b->number = (uint64_t *)(b->entry + b->n);
+    b->needed = (bool *)(b->number + b->n);
     memset(b->entry, 0, b->n * sizeof(entry *));
     return NSVQ_OK;
 }
 
-/* Loads entries that are this thread's to load; every one is published whatever happens. */
-static void load(nsvq_file *f, slot *s, const fetched *v, entry **e, size_t n)
+/* Loads an entry that this thread has taken; it is published whatever happens. */
+static void load(nsvq_file *f, slot *s, const fetched *v, entry *e)
 {
-    for (size_t i = 0; i < n; i++) {
-        nsvq_error err;
-        nsvq_status st = index_locate(f, e[i]->number, &e[i]->offset, &e[i]->size, &err);
-        const uint8_t *bytes = fetch_get(v, e[i]);
-        if (st == NSVQ_OK && e[i]->size && !bytes) { // nobody thought that it was needed, or it failed
-            uint8_t *own = reserve(&s->bytes, e[i]->size);
-            if (!own)
-                st = fail(&err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
-            else if ((st = source_read(&f->src, e[i]->offset, own, e[i]->size, "blocks", &err)) == NSVQ_E_IO)
-                block_error(&err, st, e[i], &f->h, "cannot be read");
-            bytes = own;
-        }
-        if (st == NSVQ_OK) st = block_parse(f, e[i], bytes, s->scratch, &err);
-        cache_publish(&f->cache, e[i], st, &err);
+    nsvq_error err;
+    nsvq_status st = index_locate(f, e->number, &e->offset, &e->size, &err);
+    const uint8_t *bytes = fetch_get(v, e);
+
+    if (st == NSVQ_OK && e->size && !bytes) { // nobody thought that it was needed, or it failed
+        uint8_t *own = reserve(&s->bytes, e->size);
+        if (!own)
+            st = fail(&err, NSVQ_E_NOMEM, NO_OFFSET, "no memory");
+        else if ((st = source_read(&f->src, e->offset, own, e->size, "blocks", &err)) == NSVQ_E_IO)
+            block_error(&err, st, e, &f->h, "cannot be read");
+        bytes = own;
     }
+    if (st == NSVQ_OK) st = block_parse(f, e, bytes, s->scratch, &err);
+    cache_publish(&f->cache, e, st, &err);
 }
 
 /* Fills b->entry with the entries numbered number[0 .. n), referenced and ready; on failure with
@@ -188,14 +187,10 @@ static void load(nsvq_file *f, slot *s, const fetched *v, entry **e, size_t n)
 static nsvq_status blocks_get(blocks *b, nsvq_file *f, slot *s, const fetched *v, size_t n,
                               nsvq_error *err)
 {
-    entry **mine = b->entry + b->n;
-    size_t n_mine = 0;
-    nsvq_status st = cache_claim(&f->cache, b->number, n, b->entry, b->mine);
+    nsvq_status st = cache_claim(&f->cache, b->number, n, b->entry);
 
     if (st != NSVQ_OK) return fail(err, st, NO_OFFSET, "no memory");
-    for (size_t i = 0; i < n; i++)
-        if (b->mine[i]) mine[n_mine++] = b->entry[i];
-    load(f, s, v, mine, n_mine);
+    for (entry *e; (e = cache_take(&f->cache, b->entry, n));) load(f, s, v, e);
     for (size_t i = 0; i < n; i++) {
         nsvq_status one = cache_wait(&f->cache, b->entry[i], st == NSVQ_OK ? err : NULL);
         if (st == NSVQ_OK) st = one;
@@ -254,7 +249,7 @@ static nsvq_status find_needed(const tile *t, blocks *b, uint32_t halo, size_t *
 {
     nsvq_file *f = t->j->d->f;
     box own = cells_of(t->at, BLOCK);
-    bool *needed = b->mine;
+    bool *needed = b->needed;
     uint64_t offset;
     uint32_t size;
 

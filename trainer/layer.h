@@ -29,6 +29,7 @@ typedef struct segment { /* one array of the store */
     uint8_t decay, linear; /* weight decay applies; part of a linear path */
     const float *column;   /* [n_columns] further factors, per input of a layer; NULL: none */
     size_t n_columns;
+    int    rows;  /* of a matrix; 0: not one */
 } segment;
 
 #define MAX_SEGMENTS 512

@@ -29,6 +29,8 @@ static const char usage_text[] =
     "  --patch N         pixels per side of a patch, a multiple of 64 (default 256)\n"
     "  --lr X            peak learning rate (default 0.003)\n"
     "  --lambda X        vq: squared latent units per bit at quality 50 (default: 0.5, or the model's)\n"
+    "  --ms-ssim X       hyper: share of the distortion that is MS-SSIM of luma, 0 to 1 (default 0: all is\n"
+    "                    squared error)\n"
     "  --quality-range A-B  qualities to train (default 20-80; hyper 5-95)\n"
     "  --qat X           share of the run that is quantisation-aware (default 0.1)\n"
     "  --threads N       default: all\n"
@@ -82,7 +84,8 @@ static char *make_card(const model *m, const dataset *d, const figures *f, const
     if (!card) return NULL;
     if (gmtime_r(&t, &tm)) strftime(day, sizeof day, "%Y-%m-%d", &tm);
     if (is_hyper(m))
-        snprintf(recipe, sizeof recipe, "qualities %g to %g", (double)r->low, (double)r->high);
+        snprintf(recipe, sizeof recipe, "qualities %g to %g, MS-SSIM share %g", (double)r->low, (double)r->high,
+                 (double)r->ms_ssim);
     else
         snprintf(recipe, sizeof recipe, "lambda %g", (double)m->q.lambda50);
     const char *who = d->n_held_out ? "held out" : "trained on, none held out";
@@ -250,6 +253,7 @@ int main(int argc, char **argv)
         else if (!strcmp(a, "--lambda")) o.lambda = (float)number(v, 0, 1e3, &bad);
         else if (!strcmp(a, "--quality-range")) bad |= range(v, &o.low, &o.high);
         else if (!strcmp(a, "--qat")) o.qat = (float)number(v, 0, 1, &bad);
+        else if (!strcmp(a, "--ms-ssim")) o.ms_ssim = (float)number(v, 0, 1, &bad);
         else if (!strcmp(a, "--threads")) o.threads = (int)number(v, 0, 1024, &bad);
         else if (!strcmp(a, "--log")) o.log = v;
         else if (!strcmp(a, "--device")) o.cuda = !strcmp(v, "cuda"), bad |= !o.cuda && strcmp(v, "cpu") != 0;

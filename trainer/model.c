@@ -232,7 +232,7 @@ cut model_cut(const model *m, int size)
 
 /* ---- checkpoints: a header, the state, the arrays, in this machine's byte order ---- */
 
-static const char checkpoint_magic[8] = "NSVQCK4";
+static const char checkpoint_magic[8] = "NSVQCK5";
 
 typedef struct checkpoint_state {
     preset   pre;

@@ -27,11 +27,19 @@ segment *store_find(store *s, size_t at)
     abort();
 }
 
+/* Weights [cout][cin]. */
+static size_t add_matrix(store *s, int cin, int cout)
+{
+    const size_t at = store_add(s, (size_t)cin * cout, 1);
+    s->seg[s->n_segments - 1].rows = cout;
+    return at;
+}
+
 layer layer_plain(store *s, int cin, int cout, nsvq_elem in, nsvq_elem out)
 {
     return (layer){.kind = NSVQ_LAYER_POINTWISE, .res = NSVQ_NO_REGISTER, .k = 1, .rep = 1, .cin = cin,
                    .cout = cout, .in_type = (uint8_t)in, .out_type = (uint8_t)out,
-                   .w = store_add(s, (size_t)cin * cout, 1), .b = store_add(s, (size_t)cout, 0)};
+                   .w = add_matrix(s, cin, cout), .b = store_add(s, (size_t)cout, 0)};
 }
 
 static int new_register(network *n, int channels, int shrink)
@@ -52,7 +60,7 @@ int net_pointwise_rep(network *n, store *s, int src, int res, int rep, int cout,
                                   .dst = (uint8_t)dst, .res = (uint8_t)(res < 0 ? NSVQ_NO_REGISTER : res),
                                   .k = 1, .rep = (uint8_t)rep, .in_type = (uint8_t)in,
                                   .out_type = (uint8_t)out, .cin = cin, .cout = cout,
-                                  .w = store_add(s, (size_t)cin * cout, 1),
+                                  .w = add_matrix(s, cin, cout),
                                   .b = store_add(s, (size_t)cout, 0)};
     return dst;
 }

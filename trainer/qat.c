@@ -245,7 +245,8 @@ static void find_steps(const qat *q, const hyper *h, hyper_patch *p, int quality
     }
 }
 
-static void quantise_z(const qat *q, const hyper *h, hyper_patch *p, const int *step, float side)
+static void quantise_z(const qat *q, const hyper *h, hyper_patch *p, const int *step,
+                       const class_tables *tables, float side)
 {
     const int Z = h->z, n = p->w * p->h / (h->per * h->per);
     const float *z = p->ha.r[h->ha.output].v;
@@ -255,7 +256,7 @@ static void quantise_z(const qat *q, const hyper *h, hyper_patch *p, const int *
         in[Z] = side;
         for (int c = 0; c < Z; c++) {
             const int mean = q->numbers.z_mean[c], d = 16 * (integer(z[i * Z + c]) - mean);
-            const int r = nearest(d, step[c]);
+            const int r = tables ? tables_choose_z(tables, p->z_cls[c], d, step[c]) : nearest(d, step[c]);
             p->z_t[i * Z + c] = (float)d / (float)step[c];
             p->z_r[i * Z + c] = (float)r;
             in[c] = (float)add_steps(mean, r, step[c]) / LATENT_ONE;
@@ -298,9 +299,9 @@ double qat_quantise(const qat *q, const model *m, hyper_patch *p, qat_buffers *b
     for (size_t i = 0; i < n_all; i++)
         p->y[i] = p->ha.r[0].v[i] = (float)clamp_latent(integer(y[i])) / LATENT_ONE;
     qat_forward(q, m, NET_HA, &p->ha, &b[NET_HA]);
-    quantise_z(q, hy, p, step + L, side);
     for (int c = 0; c < hy->z; c++)
         p->z_cls[c] = (uint8_t)qat_class(q->numbers.z_scale[c], log_step[L + (size_t)c]);
+    quantise_z(q, hy, p, step + L, tables, side);
     qat_forward(q, m, NET_HS, &p->hs, &b[NET_HS]);
     hyper_spread(hy, p);
     for (size_t i = 0; i < n_all; i++) p->cls[i] = (uint8_t)qat_class(integer(p->ls[i]), log_step[i % L]);

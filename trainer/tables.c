@@ -35,21 +35,30 @@ int tables_bits(const class_tables *t, int cls, int r)
     return t->bits[cls][2 * half + 1] + 256 * (shift + 5 + log2_floor(abs(v) - half));
 }
 
-int tables_choose(const class_tables *t, int cls, int d, int step)
+static int choose(const class_tables *t, int cls, int d, int step, int lambda)
 {
     const int a = abs(d) * 256 / step, near = (a + 128) >> 8;
     int best = 0;
     int64_t least = INT64_MAX;
-    if (cls < t->first_class) return 0;
     for (int k = near; k >= 0 && k >= near - 1; k--) {
         const int err = a - (k << 8);
         const int64_t cost =
-            (int64_t)err * err + (int64_t)t->lambda * tables_bits(t, cls, d < 0 ? -k : k) / 4;
+            (int64_t)err * err + (int64_t)lambda * tables_bits(t, cls, d < 0 ? -k : k) / 4;
         if (cost > least) continue;
         least = cost;
         best = k;
     }
     return d < 0 ? -best : best;
+}
+
+int tables_choose(const class_tables *t, int cls, int d, int step)
+{
+    return cls < t->first_class ? 0 : choose(t, cls, d, step, t->lambda);
+}
+
+int tables_choose_z(const class_tables *t, int cls, int d, int step)
+{
+    return choose(t, cls, d, step, t->lambda / 2);
 }
 
 /* Share of each residual of a class by the logistic density in the middle of its scales, whole; mirrored

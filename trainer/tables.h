@@ -28,7 +28,8 @@ void tables_make(class_tables *t, const class_counts *counts);
 /* Bits of residual r, unit 1/256. */
 int  tables_bits(const class_tables *t, int cls, int r);
 /* The encoder's choice for d / step, both in one unit: the nearest or the next towards 0 by squared
- * error + lambda * bits. */
+ * error + lambda * bits; of a latent, or of a hyper-latent. */
 int  tables_choose(const class_tables *t, int cls, int d, int step);
+int  tables_choose_z(const class_tables *t, int cls, int d, int step);
 
 #endif

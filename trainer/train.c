@@ -8,9 +8,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fast.h"
 #include "gpu.h"
+#include "muon.h"
 #include "qat.h"
 #include "random.h"
+#include "ssim.h"
 #include "train.h"
 
 /* ---- one patch ---- */
@@ -44,6 +47,8 @@ typedef struct worker {
     float    *g; /* gradients of the store */
     vq_sums  *sums; /* vq */
     uint8_t  *rgb;
+    ssim_work ssim;
+    float    *luma[3]; /* of the patch, of what comes back, gradient */
     uint64_t  rng;
     double    samples, psnr, bits;
     int       n;
@@ -65,6 +70,7 @@ static void worker_init(worker *w, const model *m, int size)
     w->sums = is_hyper(m) ? NULL : vq_sums_new(&m->q);
     w->rgb = malloc((size_t)size * (size_t)size * 3);
     if (!w->rgb) abort();
+    for (int i = 0; i < 3; i++) w->luma[i] = grow(NULL, (size_t)size * (size_t)size);
 }
 
 static void latents_free(latents *l)
@@ -84,6 +90,8 @@ static void worker_free(worker *w)
         free(w->sums->n); free(w->sums->sum); free(w->sums->spare); free(w->sums);
     }
     free(w->rgb);
+    ssim_free(&w->ssim);
+    for (int i = 0; i < 3; i++) free(w->luma[i]);
 }
 
 void pixels_in(float *to, const uint8_t *rgb, int w, int h)
@@ -192,15 +200,23 @@ static void back_vq(const model *m, const float *p, worker *w, float mse, float 
 }
 
 /* Bits and squared error, that one in steps of the quality, over the patch's own rate: each patch counts
- * by the per cents of its rate. */
-static void back_hyper(const model *m, const float *p, worker *w, double bits, float quality, float weight)
+ * by the per cents of its rate. 1 - MS-SSIM counts by its logarithm, as the squared error does that it stands
+ * in for. */
+static void back_hyper(const model *m, const float *p, worker *w, double bits, float mse, float quality, float weight)
 {
     const tensor *x = &w->ana.r[m->squares], *o = &w->syn.r[m->syn.output];
     const size_t n = (size_t)o->h * o->w * o->c;
+    const int stride = m->pre.stride;
     const double pixels = (double)n / 3;
     const float step = hyper_step(quality), bit = weight / (float)(bits + pixels * HYPER_RATE_FLOOR);
-    const float scale = bit / (HYPER_RATE * step * step);
-    for (size_t i = 0; i < n; i++) o->g[i] = 2.f * scale * (o->v[i] - x->v[i]);
+    const float scale = bit / (HYPER_RATE * step * step), share = m->run.ms_ssim;
+    for (size_t i = 0; i < n; i++) o->g[i] = 2.f * (1.f - share) * scale * (o->v[i] - x->v[i]);
+    if (share > 0.f) {
+        luma_of(x, stride, w->luma[0]);
+        luma_of(o, stride, w->luma[1]);
+        const float s = ms_ssim(&w->ssim, w->luma[1], w->luma[0], o->w * stride, o->h * stride, w->luma[2]);
+        luma_back(o, stride, w->luma[2], -share * scale * (float)n * mse / (1.f - s + 1e-4f));
+    }
     net_backward(&m->syn, p, w->g, &w->syn, 1);
     lap(w, PART_SYNTHESIS_BACK);
     hyper_backward(&m->h, p, w->g, &w->lat.hyper, quality, bit, w->syn.r[0].g,
@@ -231,7 +247,7 @@ static void train_patch(const model *m, const qat *qt, worker *w, const dataset 
     }
     const float mse = (float)(se / (double)n);
     if (is_hyper(m))
-        back_hyper(m, p, w, bits, quality, weight);
+        back_hyper(m, p, w, bits, mse, quality, weight);
     else
         back_vq(m, p, w, mse, quality, weight);
     w->bits += bits;
@@ -299,11 +315,11 @@ static void on_signal(int s)
     interrupted = 1;
 }
 
-/* One segment: p, m, v and the average, if there is one. scale: of the gradient. */
+/* Of one segment. keep: share of the average; scale: of the gradient. */
 typedef struct adamw_step { float b1, b2, c1, c2, rate, decay, scale, keep; } adamw_step;
 
-static void adamw_row(const adamw_step *k, float *p, float *m, float *v, float *mean, const float *g,
-                      const float *column, size_t n)
+static void adamw_row(const adamw_step *k, float *p, float *m, float *v, const float *g, const float *column,
+                      size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         const float gi = k->scale * g[i], rate = column ? k->rate * column[i] : k->rate;
@@ -311,7 +327,6 @@ static void adamw_row(const adamw_step *k, float *p, float *m, float *v, float *
         v[i] = k->b2 * v[i] + (1.f - k->b2) * gi * gi;
         p[i] -= rate * (m[i] / k->c1) / (sqrtf(v[i] / k->c2) + 1e-10f) + k->decay * p[i];
     }
-    for (size_t i = 0; mean && i < n; i++) mean[i] = k->keep * mean[i] + (1.f - k->keep) * p[i];
 }
 
 static double squared(const float *g, size_t n)
@@ -331,6 +346,24 @@ static float clip(float *running, const float *g, size_t n)
     return f;
 }
 
+#define MUON_RATE 3.f /* of the learning rate, for matrices */
+
+/* One segment: matrices of the hyper family step by Muon. */
+static void update_segment(model *m, const segment *s, const float *g, const adamw_step *k, int muon)
+{
+    float *p = m->st.p + s->at, *mean = m->mean ? m->mean + s->at : NULL;
+    const size_t row = s->column ? s->n_columns : s->n;
+
+    if (muon) {
+        muon_step(p, m->m + s->at, g + s->at, k->scale, s->column, s->rows, (int)s->n / s->rows, MUON_RATE * k->rate);
+        for (size_t i = 0; i < s->n; i++) p[i] -= k->decay * p[i];
+    } else {
+        for (size_t at = 0; at < s->n; at += row)
+            adamw_row(k, p + at, m->m + s->at + at, m->v + s->at + at, g + s->at + at, s->column, row);
+    }
+    for (size_t i = 0; mean && i < s->n; i++) mean[i] = k->keep * mean[i] + (1.f - k->keep) * p[i];
+}
+
 int train_update(model *m, const float *g, float lr)
 {
     const int h = is_hyper(m);
@@ -348,10 +381,7 @@ int train_update(model *m, const float *g, float lr)
         t.rate = lr * s->lr;
         t.decay = s->decay ? t.rate * 0.01f : 0.f;
         t.scale = h ? clip(&m->norm[i], g + s->at, s->n) : 1.f;
-        const size_t row = s->column ? s->n_columns : s->n;
-        for (size_t at = s->at; at < s->at + s->n; at += row)
-            adamw_row(&t, m->st.p + at, m->m + at, m->v + at, m->mean ? m->mean + at : NULL, g + at,
-                      s->column, row);
+        update_segment(m, s, g, &t, h && s->rows);
     }
     return 0;
 }
@@ -390,7 +420,7 @@ static run run_begin(const model *m, const train_options *o)
     const int h = is_hyper(m);
     return (run){.first = m->step, .steps = o->steps, .minutes = o->minutes, .lr = o->lr, .qat = o->qat,
                  .low = o->high > 0.f ? o->low : h ? 5.f : 20.f,
-                 .high = o->high > 0.f ? o->high : h ? 95.f : 80.f, .batch = o->batch, .patch = o->patch};
+                 .high = o->high > 0.f ? o->high : h ? 95.f : 80.f, .ms_ssim = o->ms_ssim, .batch = o->batch, .patch = o->patch};
 }
 
 static double run_done(const model *m)

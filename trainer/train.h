@@ -30,7 +30,7 @@ typedef struct formats {
 typedef struct run {
     long   first, steps;  /* step that it began with; length, or 0: by minutes */
     double minutes, used; /* length, time spent */
-    float  lr, qat, low, high;
+    float  lr, qat, low, high, ms_ssim;
     int    batch, patch;
 } run;
 
@@ -65,6 +65,7 @@ typedef struct train_options {
     float  lambda; /* vq: squared latent units per bit at quality 50; 0: the model's */
     float  qat;    /* share of the run, at its end, that is quantisation-aware */
     float  low, high; /* range of qualities; 0: the family's */
+    float  ms_ssim;   /* hyper: share of the distortion that MS-SSIM is, the rest being squared error */
     int    cuda;      /* hyper: on a GPU until the quantisation-aware part, which is the CPU's */
     double save;      /* minutes between checkpoints; 0: 5 */
 } train_options;

@@ -1,5 +1,6 @@
 /* gpu.c - where everything of a step lies on the device, what comes back, the device itself. */
 #include <dlfcn.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -228,6 +229,67 @@ static stretch *cut_stretches(const stretch *of, size_t n, stretch *next, size_t
     return out;
 }
 
+static int columns(const segment *s)
+{
+    return (int)s->n / s->rows;
+}
+
+static int shorter(const segment *s)
+{
+    return s->rows < columns(s) ? s->rows : columns(s);
+}
+
+static int by_shape(const void *a, const void *b)
+{
+    const segment *s = *(const segment *const *)a, *t = *(const segment *const *)b;
+    const int of[3] = {shorter(s) - shorter(t), s->rows - t->rows, columns(s) - columns(t)};
+    return of[0] ? of[0] : of[1] ? of[1] : of[2] ? of[2] : (s > t) - (s < t);
+}
+
+static void add_to_group(muon_group *list, int *n, muon_group m)
+{
+    if (!*n || list[*n - 1].rows != m.rows || list[*n - 1].cols != m.cols) list[(*n)++] = m;
+    list[*n - 1].n++;
+}
+
+/* Places by shape, so that one call multiplies all matrices of a shape. */
+static void plan_muon(gpu *g, const store *s, seg_rates *parts)
+{
+    const segment *of[MAX_SEGMENTS];
+    muon_square squares[MAX_SEGMENTS + 1];
+    uint32_t x = 0, at = 0;
+    int n = 0;
+    for (int i = 0; i < s->n_segments; i++)
+        if (s->seg[i].rows) of[n++] = &s->seg[i];
+    qsort(of, (size_t)n, sizeof *of, by_shape);
+    for (int k = 0; k < n; k++) {
+        const int rows = of[k]->rows, cols = columns(of[k]), r = shorter(of[k]);
+        seg_rates *t = &parts[of[k] - s->seg];
+        add_to_group(g->shape, &g->n_shapes, (muon_group){.rows = rows, .cols = cols, .x = x, .square = at});
+        add_to_group(g->side, &g->n_sides, (muon_group){.rows = r, .cols = r, .square = at});
+        t->matrix = k;
+        t->x = x;
+        t->size = MUON_RATE * MUON_SIZE * sqrtf((float)(rows > cols ? rows : cols));
+        squares[k] = (muon_square){.at = at, .side = (uint32_t)r};
+        x += gpu_whole(rows, cols);
+        at += gpu_whole(r, r);
+    }
+    uint16_t *square_of = malloc(sizeof *square_of * (at / 16 + 1));
+    if (!square_of) abort();
+    squares[n].at = at;
+    for (int k = 0; k < n; k++)
+        for (uint32_t i = squares[k].at / 16; i < squares[k + 1].at / 16; i++) square_of[i] = (uint16_t)k;
+    g->n_matrices = n;
+    g->n_squares = at;
+    g->ahead = floats(g, x);
+    g->moved = floats(g, x);
+    for (int i = 0; i < 4; i++) g->square[i] = floats(g, at);
+    g->trace = floats(g, (size_t)n);
+    g->square_at = upload(g, squares, sizeof *squares * (size_t)n);
+    g->square_of = upload(g, square_of, sizeof *square_of * (at / 16));
+    free(square_of);
+}
+
 static void plan_update(gpu *g, const model *m)
 {
     const store *s = &m->st;
@@ -241,7 +303,7 @@ static void plan_update(gpu *g, const model *m)
         of[0][i] = (stretch){(uint32_t)e->at, (uint32_t)e->n};
         parts[i] = (seg_rates){.at = (uint32_t)e->at, .n_columns = (uint32_t)e->n_columns,
                           .column = e->column ? g->column + (e->column - m->h.column) : NULL, .lr = e->lr,
-                          .decay = e->decay ? 0.01f : 0.f};
+                          .decay = e->decay ? 0.01f : 0.f, .matrix = -1};
         for (size_t k = e->at / 16; k < (e->at + e->n + 15) / 16; k++) part_of[k] = (uint16_t)i;
     }
     for (int k = 0; k < 3; k++) {
@@ -252,6 +314,7 @@ static void plan_update(gpu *g, const model *m)
         g->span_sum[k] = floats(g, spans);
         free(list);
     }
+    plan_muon(g, s, parts);
     g->n_segments = s->n_segments;
     g->parts = upload(g, parts, n * sizeof *parts);
     g->part_of = upload(g, part_of, s->n / 16 * sizeof *part_of);

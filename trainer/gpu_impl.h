@@ -10,6 +10,9 @@ typedef struct reg { /* of all patches */
     int   h, w, c;
 } reg;
 
+/* Matrices of one shape that step by Muon: the first one's place in x, its Gram matrix's among the squares. */
+typedef struct muon_group { int n, rows, cols; uint32_t x, square; } muon_group;
+
 /* Of the coding order: first row, latents of a patch in it and before it; what its predictor says. */
 typedef struct code_pass { int first, has, before; float *mean; } code_pass;
 
@@ -45,11 +48,24 @@ struct gpu {
     uint32_t n_spans[3];
     seg_rates *parts;
     uint16_t *part_of;
+    /* Muon: shapes, and, across shapes, groups of squares of one size. */
+    muon_group shape[MAX_SEGMENTS], side[MAX_SEGMENTS];
+    int     n_matrices, n_shapes, n_sides;
+    uint32_t n_squares;              /* their elements */
+    float  *ahead, *moved, *square[4], *trace;
+    muon_square *square_at;
+    uint16_t *square_of;
 };
 
 static inline size_t gpu_count(const gpu *g, const reg *r)
 {
     return (size_t)g->batch * (size_t)r->h * (size_t)r->w * (size_t)r->c;
+}
+
+/* Elements that a matrix takes up, as in the store. */
+static inline uint32_t gpu_whole(int rows, int cols)
+{
+    return ((uint32_t)rows * (uint32_t)cols + 15) & ~15u;
 }
 
 #define LAUNCH(g, kernel, n, ...)                                                                           \

@@ -1,5 +1,5 @@
 /* gpu_step.c - a step of the hyper family's training as kernels and products on a device. Mirrors net.c,
- * hyper.c and train.c's back_hyper and adamw; all patches of a step at once.
+ * hyper.c, muon.c and train.c's back_hyper and train_update; all patches of a step at once.
  * Activations and their gradients are bfloat16; float32 are latents, what comes out of a network, the
  * linear paths and every sum: where a step of quality 95 is a tenth, a latent of 50 does not fit into 8
  * bits. A layer that reads float32 multiplies in tf32. */
@@ -224,7 +224,74 @@ static void loss(gpu *g)
     g->dev->launch(g->dev, KERNEL_error_back, &e, (uint32_t)(B * (n / 4)));
 }
 
-/* Another optimiser stands here, beside m and v. */
+/* d = b a, of all squares. Squares of a size lie behind one another. */
+static void multiply_squares(gpu *g, float *d, const float *b, const float *a)
+{
+    for (int i = 0; i < g->n_sides; i++) {
+        const muon_group *s = &g->side[i];
+        const int r = s->rows;
+        const size_t at = s->square, apart = gpu_whole(r, r);
+        g->dev->multiply(g->dev, &(product){.m = r, .n = r, .k = r, .lda = r, .ldb = r,
+                                            .a = {(float *)a + at, 1}, .b = {(float *)b + at, 1},
+                                            .d = {d + at, 1}, .full = 1, .batch = s->n,
+                                            .apart = {apart, apart, apart}});
+    }
+}
+
+/* Gram matrices of x, or, `of` given, x times these matrices: on the shorter side of x. */
+static void multiply_matrices(gpu *g, float *d, const float *of)
+{
+    for (int i = 0; i < g->n_shapes; i++) {
+        const muon_group *s = &g->shape[i];
+        const int rows = s->rows, cols = s->cols, wide = rows < cols, r = wide ? rows : cols;
+        const size_t each = gpu_whole(rows, cols), square = gpu_whole(r, r);
+        const array x = {g->ahead + s->x, 1}, q = {(float *)of + (of ? s->square : 0), 1};
+        product p = {.m = r, .n = r, .k = wide ? cols : rows, .ta = wide, .tb = !wide, .lda = cols, .ldb = cols,
+                     .a = x, .b = x, .d = {d + s->square, 1}, .batch = s->n, .apart = {each, each, square}};
+        if (of)
+            p = (product){.m = cols, .n = rows, .k = r, .lda = cols, .ldb = r, .a = wide ? x : q, .b = wide ? q : x,
+                          .d = {d + s->x, 1}, .batch = s->n,
+                          .apart = {wide ? each : square, wide ? square : each, each}};
+        g->dev->multiply(g->dev, &p);
+    }
+}
+
+/* As muon.c, the root of the trace left to `move`.
+ * Products with a matrix itself may be tf32: a Gram matrix of rounded values is one of another matrix very
+ * near, and steps turn by less than 3 degrees even where singular values fall by the cube. The polynomials are
+ * full float32, within 4e-4 of double: where small eigenvalues come out negative they grow twelvefold a round,
+ * and with tf32 steps of such matrices were twice as long and 50 degrees off.
+ * hyper16 has 38 matrices of 19 shapes with 7 shorter sides: 157 products and 8 kernels, 11 GFLOP, 9 of them in
+ * full float32. At 3 us a launch and 20 TFLOP/s that is 0.9 ms; the rest of a step at batch 64, 212 GFLOP of
+ * layers and some 8 GB of activations moved, should take an H100 4 to 8. Estimates: not yet measured. */
+static void muon(gpu *g)
+{
+    float *s = g->square[0], *t = g->square[1], *u = g->square[2], *q = g->square[3];
+    LAUNCH(g, muon_ahead, g->n, .s = g->s, .parts = g->parts, .part_of = g->part_of, .g = g->grad,
+           .scale = g->scale, .m = g->m, .x = g->ahead);
+    multiply_matrices(g, s, NULL);
+    LAUNCH(g, muon_trace, g->n_matrices, .of = g->square_at, .s = s, .to = g->trace);
+    LAUNCH(g, muon_scale, g->n_squares, .square_of = g->square_of, .trace = g->trace, .s = s);
+    for (int k = 0; k < MUON_ROUNDS; k++) {
+        float *of = t;
+        multiply_squares(g, t, s, s);
+        LAUNCH(g, muon_sum, g->n_squares, .of = g->square_at, .square_of = g->square_of, .s = s, .t = t);
+        if (k + 1 < MUON_ROUNDS) {
+            multiply_squares(g, u, s, t);
+            multiply_squares(g, s, u, t);
+        }
+        if (k) { /* before the first q is one */
+            multiply_squares(g, u, q, t);
+            of = u;
+            u = q;
+        } else {
+            t = q;
+        }
+        q = of;
+    }
+    multiply_matrices(g, g->moved, q);
+}
+
 static void update(gpu *g)
 {
     LAUNCH(g, collect, g->n_sums, .from = g->folded, .to = g->grad, .place = g->sum_place, .n = g->n_sums);
@@ -234,9 +301,10 @@ static void update(gpu *g)
     LAUNCH(g, advance, 1, .s = g->s);
     LAUNCH(g, clip_norm, g->n_segments, .s = g->s, .squares = g->span_sum[2], .running = g->running,
            .scale = g->scale);
-    LAUNCH(g, adamw, g->n, .s = g->s, .in = g->in, .parts = g->parts, .part_of = g->part_of, .g = g->grad,
-           .scale = g->scale, .p = g->p, .m = g->m, .v = g->v, .mean = g->average,
-           .low = g->low.f32 ? none() : g->low);
+    muon(g);
+    LAUNCH(g, move, g->n, .s = g->s, .in = g->in, .parts = g->parts, .part_of = g->part_of, .g = g->grad,
+           .scale = g->scale, .x = g->moved, .trace = g->trace, .p = g->p, .m = g->m, .v = g->v,
+           .mean = g->average, .low = g->low.f32 ? none() : g->low);
 }
 
 static void step(gpu *g)

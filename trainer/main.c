@@ -34,7 +34,8 @@ static const char usage_text[] =
     "  --quality-range A-B  qualities to train (default 20-80; hyper 5-95)\n"
     "  --qat X           share of the run that is quantisation-aware (default 0.1)\n"
     "  --threads N       default: all\n"
-    "  --device NAME     cpu (default) or cuda: hyper, all but the quantisation-aware part on a GPU\n"
+    "  --device NAME     cpu (default) or cuda: hyper, all but the quantisation-aware part on a GPU; not with\n"
+    "                    --ms-ssim\n"
     "  --save N          minutes between checkpoints (default 5)\n"
     "  --log FILE        append a line of figures at each checkpoint\n"
     "  --part-mib N      pack: largest part (default 60)\n"
@@ -270,6 +271,7 @@ int main(int argc, char **argv)
         return usage("--preset: of another family");
     if (o.cuda && !o.resume && !o.init && p.family != NSVQ_FAMILY_HYPER)
         return usage("--device cuda: for the hyper family");
+    if (o.cuda && o.ms_ssim > 0.f) return usage("--device cuda: not with --ms-ssim");
     o.go_on = o.resume && !length_given;
     if (!o.data && !speed) return usage("--data is missing");
     if (bad || o.patch % 64) return usage("an option's value is no number or out of range");

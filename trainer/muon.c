@@ -7,10 +7,6 @@
 #include "fast.h"
 #include "gemm.h"
 
-#define MOMENTUM 0.95f
-#define SIZE 0.2f /* root mean square of a step at rate 1 */
-#define ROUNDS 5
-
 /* c = a b [r][r]. Not op_pointwise, which would transpose b: that is b but for rounding errors, whose
  * antisymmetric part then grows sevenfold a round. */
 static void square(float *c, const float *a, const float *b, int r)
@@ -22,17 +18,16 @@ static void square(float *c, const float *a, const float *b, int r)
  * x <- (a + b x x^T + d (x x^T)^2) x, whose singular values are drawn from (0, 1] to about 1. */
 static void whiten(float *q, float *s, float *t, float *u, int r)
 {
-    const float a = 3.4445f, b = -4.7750f, d = 2.0315f;
     const size_t n = (size_t)r * r;
     float trace = 0;
     for (int i = 0; i < r; i++) trace += s[(size_t)i * r + i];
     for (size_t i = 0; i < n; i++) s[i] /= trace + 1e-30f;
     for (size_t i = 0; i < n; i++) q[i] = 0;
     for (int i = 0; i < r; i++) q[(size_t)i * r + i] = 1.f / sqrtf(trace + 1e-30f);
-    for (int k = 0; k < ROUNDS; k++) { // all of them commute and are symmetric
+    for (int k = 0; k < MUON_ROUNDS; k++) { // all of them commute and are symmetric
         square(t, s, s, r);
-        for (size_t i = 0; i < n; i++) t[i] = b * s[i] + d * t[i];
-        for (int i = 0; i < r; i++) t[(size_t)i * r + i] += a;
+        for (size_t i = 0; i < n; i++) t[i] = MUON_B * s[i] + MUON_D * t[i];
+        for (int i = 0; i < r; i++) t[(size_t)i * r + i] += MUON_A;
         square(u, q, t, r);
         memcpy(q, u, n * sizeof *q);
         square(u, s, t, r);
@@ -46,11 +41,11 @@ void muon_step(float *p, float *m, const float *g, float scale, const float *col
     const int wide = rows < cols, r = wide ? rows : cols, c = wide ? cols : rows;
     const size_t n = (size_t)rows * cols, each = (size_t)r * r;
     float *x = grow(NULL, n), *t = grow(NULL, n), *q = grow(NULL, 4 * each);
-    const float step = rate * SIZE * sqrtf((float)c);
+    const float step = rate * MUON_SIZE * sqrtf((float)c);
     for (size_t i = 0; i < n; i++) {
         const float of = scale * g[i] * (column ? column[i % (size_t)cols] : 1.f);
-        m[i] = MOMENTUM * m[i] + (1.f - MOMENTUM) * of;
-        x[i] = MOMENTUM * m[i] + (1.f - MOMENTUM) * of; // a step ahead (Nesterov)
+        m[i] = MUON_MOMENTUM * m[i] + (1.f - MUON_MOMENTUM) * of;
+        x[i] = MUON_MOMENTUM * m[i] + (1.f - MUON_MOMENTUM) * of; // a step ahead (Nesterov)
     }
     gemm(wide ? 'N' : 'T', wide ? 'T' : 'N', r, r, c, 1.f, x, cols, x, cols, 0.f, q + each, r);
     whiten(q, q + each, q + 2 * each, q + 3 * each, r);

@@ -346,8 +346,6 @@ static float clip(float *running, const float *g, size_t n)
     return f;
 }
 
-#define MUON_RATE 3.f /* of the learning rate, for matrices */
-
 /* One segment: matrices of the hyper family step by Muon. */
 static void update_segment(model *m, const segment *s, const float *g, const adamw_step *k, int muon)
 {
@@ -572,6 +570,10 @@ static void leave_gpu(on_gpu *a)
 
 static int enter_gpu(on_gpu *a, const model *m, const dataset *d)
 {
+    if (m->run.ms_ssim > 0.f) {
+        fprintf(stderr, "nsvq-train: --device cuda: not for this run, which has --ms-ssim\n");
+        return -1;
+    }
     a->dev = gpu_cuda(0);
     if (a->dev) a->g = gpu_open(a->dev, m, d);
     if (!a->g) leave_gpu(a);

@@ -152,6 +152,20 @@ says 'no picture is as large as a patch' err
 expect 0 bench --device cuda --preset hyper-small --batch 1 --patch 64 --steps 2
 says '^# host, preset hyper-small, batch 1 of 64 x 64, 2 steps, GEMM peak ' out
 says '^multiply  ' out
+expect 2 --data scenes --device cuda $short --ms-ssim 0.5 --out bad.nsvqm
+says 'not with --ms-ssim' err
+"$train" --data scenes $short --ms-ssim 0.5 --minutes 60 --save 0.01 --out r.nsvqm >out 2>err &
+pid=$!
+n=0
+until [ -s r.nsvqm.ckpt ]; do
+    n=$((n + 1))
+    [ $n -lt 600 ] || { kill -KILL $pid; fail 'no checkpoint'; }
+    sleep 0.1
+done
+kill -KILL $pid
+wait $pid
+expect 1 --data scenes --device cuda --resume r.nsvqm.ckpt --out r.nsvqm
+says 'which has --ms-ssim' err
 unset LD_LIBRARY_PATH
 
 # ---- speed

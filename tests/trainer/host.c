@@ -40,7 +40,7 @@ void host_launch(int kernel, const void *args, uint32_t n)
     }
 }
 
-void host_multiply(const product *p)
+static void multiply_one(const product *p)
 {
     for (int j = 0; j < p->n; j++)
         for (int i = 0; i < p->m; i++) {
@@ -55,6 +55,22 @@ void host_multiply(const product *p)
             if (p->bias.p) sum += get(p->bias, (size_t)i);
             put(p->d, at, p->relu && sum < 0 ? 0.f : (float)sum);
         }
+}
+
+static array behind(array a, size_t n)
+{
+    return (array){(char *)a.p + n * (a.f32 ? 4 : 2), a.f32};
+}
+
+void host_multiply(const product *p)
+{
+    product one = *p;
+    for (int i = 0; !i || i < p->batch; i++) {
+        multiply_one(&one);
+        one.a = behind(one.a, p->apart[0]);
+        one.b = behind(one.b, p->apart[1]);
+        one.d = behind(one.d, p->apart[2]);
+    }
 }
 
 static void *host_alloc(device *v, size_t bytes, memory_kind kind)

@@ -64,13 +64,21 @@ static double rms(const float *p, size_t n)
     return sqrt(sum / (double)n);
 }
 
-static const char *same(const model *m, const char *what, const float *got, const float *want, double most)
+/* Of a matrix's step this may be rounding errors: small eigenvalues of a Gram matrix are little else. */
+#define OF_MATRIX 1e-2
+
+/* before, or NULL: what steps began with. */
+static const char *same(const model *m, const char *what, const float *got, const float *want, const float *before,
+                        double most)
 {
     for (int s = 0; s < m->st.n_segments; s++) {
         const segment *e = &m->st.seg[s];
         const double scale = rms(want + e->at, e->n) + 1e-12;
+        double step = 0;
+        for (size_t i = e->at; before && e->rows && i < e->at + e->n; i++)
+            step += ((double)want[i] - before[i]) * ((double)want[i] - before[i]) / (double)e->n;
         for (size_t i = e->at; i < e->at + e->n; i++)
-            if (!(fabs((double)got[i] - want[i]) <= most * (scale + fabs((double)want[i]))))
+            if (!(fabs((double)got[i] - want[i]) <= most * (scale + fabs((double)want[i])) + OF_MATRIX * sqrt(step)))
                 return say("%s, batch %d of %d: %s, segment %d, [%zu] of %zu: %g, not %g (rms %g)", m->pre.name,
                            m->run.batch, m->run.patch, what, s, i - e->at, e->n, (double)got[i], (double)want[i],
                            scale);
@@ -78,14 +86,14 @@ static const char *same(const model *m, const char *what, const float *got, cons
     return NULL;
 }
 
-/* m after the update by the device's own gradient, and what the device has. */
-static const char *same_state(const model *m, const model *got)
+/* m after the update by the device's own gradient, and what the device has; `before` both. */
+static const char *same_state(const model *m, const model *got, const model *before)
 {
     const char *why = NULL;
-    if (!why) why = same(m, "parameters", got->st.p, m->st.p, 1e-5);
-    if (!why) why = same(m, "first moment", got->m, m->m, 1e-5);
-    if (!why) why = same(m, "second moment", got->v, m->v, 1e-5);
-    if (!why) why = same(m, "average", got->mean, m->mean, 1e-5);
+    if (!why) why = same(m, "parameters", got->st.p, m->st.p, before->st.p, 1e-5);
+    if (!why) why = same(m, "first moment", got->m, m->m, NULL, 1e-5);
+    if (!why) why = same(m, "second moment", got->v, m->v, NULL, 1e-5);
+    if (!why) why = same(m, "average", got->mean, m->mean, before->mean, 1e-5);
     for (int i = 0; !why && i < m->st.n_segments; i++)
         if (!(fabsf(got->norm[i] - m->norm[i]) <= 1e-4f * m->norm[i]))
             why = say("norm of segment %d: %g, not %g", i, (double)got->norm[i], (double)m->norm[i]);
@@ -94,12 +102,13 @@ static const char *same_state(const model *m, const model *got)
 
 const char *steps_same(device *v, const dataset *d, const preset *p, int batch, int patch, double most)
 {
-    model m, got;
+    model m, got, before;
     const char *why = NULL;
     double bits = 0, psnr = 0;
     gpu_sums sums;
     steps_model(&m, p, batch, patch);
     steps_model(&got, p, batch, patch);
+    steps_model(&before, p, batch, patch);
     gpu *g = gpu_open(v, &m, d);
     float *want = zeros(m.st.n), *grad = zeros(m.st.n);
     if (!g) why = "gpu_open failed";
@@ -110,14 +119,16 @@ const char *steps_same(device *v, const dataset *d, const preset *p, int batch, 
         psnr += q;
         gpu_step(g, seed, 0.01f);
         gpu_gradient(g, grad);
-        why = same(&m, "gradient", grad, want, most);
+        why = same(&m, "gradient", grad, want, NULL, most);
         if (!why && train_update(&m, grad, 0.01f)) why = "the gradient is not finite";
         if (!why && gpu_fetch(g, &got)) why = "the device failed";
-        if (!why) why = same_state(&m, &got);
+        if (!why) why = same_state(&m, &got, &before);
         memcpy(m.st.p, got.st.p, m.st.n * sizeof(float));
         memcpy(m.m, got.m, m.st.n * sizeof(float));
         memcpy(m.v, got.v, m.st.n * sizeof(float));
         memcpy(m.mean, got.mean, m.st.n * sizeof(float));
+        memcpy(before.st.p, got.st.p, m.st.n * sizeof(float));
+        memcpy(before.mean, got.mean, m.st.n * sizeof(float));
     }
     if (!why && gpu_figures(g, &sums)) why = "the device failed";
     if (!why && (sums.patches != 3 * batch || sums.left_out || !(fabs(sums.bits / bits - 1) < 1e-4) ||
@@ -129,6 +140,7 @@ const char *steps_same(device *v, const dataset *d, const preset *p, int batch, 
     free(grad);
     model_free(&m);
     model_free(&got);
+    model_free(&before);
     return why;
 }
 

@@ -23,7 +23,8 @@ KERNELS(X)
 /* The fastest of the ways that cuBLASLt proposes for a product, measured when it is first met. */
 enum { WAYS = 8, TRIALS = 3 };
 typedef struct way {
-    int m, n, k, ta, tb, wide[2], bias, relu, add;
+    int m, n, k, ta, tb, wide[2], bias, relu, add, full, batch;
+    size_t apart[3];
     uint32_t align[4];
     cublasLtMatmulAlgo_t algo;
 } way;
@@ -130,9 +131,9 @@ static cudaDataType_t type_of(array a)
     return a.f32 ? CUDA_R_32F : CUDA_R_16BF;
 }
 
-static uint32_t alignment(const void *p)
+static uint32_t alignment(uintptr_t p)
 {
-    const uint32_t low = (uint32_t)((uintptr_t)p & 255);
+    const uint32_t low = (uint32_t)(p & 255);
     return low ? low & (0 - low) : 256;
 }
 
@@ -143,8 +144,13 @@ static way way_of(const product *p)
     w.m = p->m, w.n = p->n, w.k = p->k, w.ta = p->ta, w.tb = p->tb;
     w.wide[0] = p->a.f32, w.wide[1] = p->d.f32;
     w.bias = p->bias.p != NULL, w.relu = p->relu, w.add = p->add.p != NULL;
-    const void *const at[4] = {p->a.p, p->b.p, p->add.p ? p->add.p : p->d.p, p->d.p};
-    for (int i = 0; i < 4; i++) w.align[i] = alignment(at[i]);
+    w.full = p->full, w.batch = p->batch;
+    const array at[4] = {p->a, p->b, p->add.p ? p->add : p->d, p->d};
+    for (int i = 0; i < 4; i++) {
+        const int k = i < 2 ? i : 2;
+        w.apart[k] = p->apart[k];
+        w.align[i] = alignment((uintptr_t)at[i].p | p->apart[k] * (at[i].f32 ? 4 : 2));
+    }
     return w;
 }
 
@@ -158,7 +164,7 @@ static int plan_make(cuda *c, const product *p, const way *w, plan *t)
 {
     const cublasOperation_t op[2] = {CUBLAS_OP_N, CUBLAS_OP_T};
     const cublasComputeType_t compute =
-        p->a.f32 && !c->base.exact ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+        p->a.f32 && !p->full && !c->base.exact ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
     const cublasLtEpilogue_t epilogue = w->bias ? p->relu ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS
                                                 : CUBLASLT_EPILOGUE_DEFAULT;
     const size_t room = WORKSPACE;
@@ -185,6 +191,16 @@ static int plan_make(cuda *c, const product *p, const way *w, plan *t)
         if (bad_lt(c, "product",
                    cublasLtMatmulPreferenceSetAttribute(t->wish, name[i], &w->align[i], sizeof *w->align)))
             return 1;
+    const cublasLtMatrixLayout_t layout[3] = {t->a, t->b, t->d};
+    for (int i = 0; p->batch > 1 && i < 3; i++) {
+        const int32_t batch = p->batch;
+        const int64_t apart = (int64_t)p->apart[i];
+        if (bad_lt(c, "product", cublasLtMatrixLayoutSetAttribute(layout[i], CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
+                                                                  &batch, sizeof batch)) ||
+            bad_lt(c, "product", cublasLtMatrixLayoutSetAttribute(
+                                     layout[i], CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &apart, sizeof apart)))
+            return 1;
+    }
     return bad_lt(c, "product", cublasLtMatmulPreferenceSetAttribute(
                                     t->wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room, sizeof room));
 }
@@ -237,7 +253,8 @@ static int choose_way(cuda *c, const product *p, const plan *t, way *w)
                  p->tb, p->a.f32, p->d.f32);
         return failed(c, what, "cuBLASLt knows no way");
     }
-    if (n > 1 && !c->base.exact && cudaMalloc(&to, (size_t)p->m * p->n * 4) != cudaSuccess) {
+    const size_t room = (p->batch > 1 ? p->apart[2] * p->batch : (size_t)p->m * p->n) * 4;
+    if (n > 1 && !c->base.exact && cudaMalloc(&to, room) != cudaSuccess) {
         cudaGetLastError(); /* then the first will do */
         to = NULL;
     }

@@ -14,12 +14,17 @@ typedef struct array { /* on the device */
 } array;
 
 /* d [n][m] = op(b) op(a) + add + bias, ReLU if relu: in the terms of BLAS, column by column,
- * d (m x n) = op(a) (m x k) op(b) (k x n). a and b are of one type, add, bias and d of one. */
+ * d (m x n) = op(a) (m x k) op(b) (k x n). a and b are of one type, add, bias and d of one.
+ * batch > 1: so many products, without add and bias; their matrices follow each other, `apart` elements from
+ * one to the next. */
 typedef struct product {
     int   m, n, k, ta, tb; /* ta, tb: transposed */
     int   lda, ldb;        /* ldd = m */
     array a, b, d, add, bias;
     int   relu;
+    int   full;            /* float32 operands are not rounded to tf32 */
+    int   batch;
+    size_t apart[3];       /* a, b, d */
 } product;
 
 typedef enum memory_kind { MEMORY_RAW, MEMORY_F32, MEMORY_BF16 } memory_kind; /* what lies there */

@@ -11,6 +11,7 @@
 
 #include "device.h"
 #include "../hyper.h"
+#include "../muon.h"
 #include "../random.h"
 
 #ifdef __CUDA_ARCH__
@@ -24,7 +25,7 @@
     X(draw) X(cut_pixels) X(steps) X(cast) X(depthwise3) X(depthwise5) X(depthwise_w3) X(depthwise_w5)      \
     X(to_depth) X(from_depth) X(mask_sum) X(fold) X(collect) X(quantise_z) X(context) X(quantise_y)         \
     X(rates_z) X(rates_y) X(error) X(weigh) X(tally) X(error_back) X(back_y) X(back_z) X(gain_grad)         \
-    X(sum_span) X(advance) X(clip_norm) X(adamw)
+    X(sum_span) X(advance) X(clip_norm) X(muon_ahead) X(muon_trace) X(muon_scale) X(muon_sum) X(move)
 #define X(name) KERNEL_##name,
 enum { KERNELS(X) KERNEL_N };
 #undef X
@@ -700,7 +701,7 @@ NSVQ_HD void tally_body(const tally_args *a, uint32_t i)
     a->s->bad = 0;
 }
 
-/* ---- optimiser: as adamw of train.c ---- */
+/* ---- optimiser: as train_update ---- */
 
 typedef struct stretch { uint32_t at, n; } stretch;
 
@@ -742,6 +743,9 @@ typedef struct seg_rates { /* a segment of the store */
     uint32_t at, n_columns;
     const float *column; /* NULL: none */
     float lr, decay;     /* decay: of the rate */
+    int   matrix;        /* its number among those that step by Muon, or -1 */
+    uint32_t x;          /* where it lies among them */
+    float size;          /* of its step, of the rate */
 } seg_rates;
 
 typedef struct clip_norm_args { const run_state *s; const float *squares; float *running, *scale; } clip_norm_args;
@@ -755,29 +759,93 @@ NSVQ_HD void clip_norm_body(const clip_norm_args *a, uint32_t i)
     a->scale[i] = f;
 }
 
-/* low: the parameters in bfloat16, or none. part_of: of each 16 parameters. */
-typedef struct adamw_args {
+/* Momenta of matrices, and x: those a step ahead. */
+typedef struct muon_ahead_args {
+    const run_state *s;
+    const seg_rates *parts;
+    const uint16_t *part_of; /* of each 16 parameters */
+    const float *g, *scale;
+    float *m, *x;
+} muon_ahead_args;
+
+NSVQ_HD void muon_ahead_body(const muon_ahead_args *a, uint32_t i)
+{
+    const int at = a->part_of[i / 16];
+    const seg_rates *t = &a->parts[at];
+    const uint32_t k = i - t->at;
+    if (a->s->bad || t->matrix < 0) return;
+    const float g = a->scale[at] * a->g[i] * (t->column ? t->column[k % t->n_columns] : 1.f);
+    const float m = MUON_MOMENTUM * a->m[i] + (1.f - MUON_MOMENTUM) * g;
+    a->m[i] = m;
+    a->x[t->x + k] = MUON_MOMENTUM * m + (1.f - MUON_MOMENTUM) * g;
+}
+
+typedef struct muon_square { uint32_t at, side; } muon_square; /* Gram matrix of matrix k, what it becomes */
+
+typedef struct muon_trace_args { const muon_square *of; const float *s; float *to; } muon_trace_args;
+
+NSVQ_HD void muon_trace_body(const muon_trace_args *a, uint32_t i)
+{
+    const muon_square q = a->of[i];
+    float sum = 0.f;
+    UNROLL for (uint32_t k = 0; k < q.side; k++) sum += a->s[q.at + k * (q.side + 1)];
+    a->to[i] = sum + 1e-30f;
+}
+
+/* square_of: of each 16 elements of the squares. */
+typedef struct muon_scale_args { const uint16_t *square_of; const float *trace; float *s; } muon_scale_args;
+
+NSVQ_HD void muon_scale_body(const muon_scale_args *a, uint32_t i)
+{
+    a->s[i] /= a->trace[a->square_of[i / 16]];
+}
+
+/* t, which is s s, becomes the polynomial of s. */
+typedef struct muon_sum_args {
+    const muon_square *of;
+    const uint16_t *square_of;
+    const float *s;
+    float *t;
+} muon_sum_args;
+
+NSVQ_HD void muon_sum_body(const muon_sum_args *a, uint32_t i)
+{
+    const muon_square q = a->of[a->square_of[i / 16]];
+    const float one = (i - q.at) % (q.side + 1) ? 0.f : MUON_A;
+    a->t[i] = MUON_B * a->s[i] + MUON_D * a->t[i] + one;
+}
+
+/* x: steps of matrices, but for the root of the trace. low: the parameters in bfloat16, or none. */
+typedef struct move_args {
     const run_state *s;
     const orders *in;
     const seg_rates *parts;
     const uint16_t *part_of;
-    const float *g, *scale;
+    const float *g, *scale, *x, *trace;
     float *p, *m, *v, *mean;
     array low;
-} adamw_args;
+} move_args;
 
-NSVQ_HD void adamw_body(const adamw_args *a, uint32_t i)
+/* Moments and what AdamW takes off a parameter. */
+NSVQ_HD float adamw(const move_args *a, int at, uint32_t i, float rate)
 {
-    const float b1 = 0.9f, b2 = 0.999f;
-    const int at = a->part_of[i / 16];
-    const seg_rates *t = &a->parts[at];
-    if (a->s->bad) return;
-    const float all = a->in->lr * t->lr, g = a->scale[at] * a->g[i];
-    const float rate = t->column ? all * t->column[(i - t->at) % t->n_columns] : all;
+    const float b1 = 0.9f, b2 = 0.999f, g = a->scale[at] * a->g[i];
     const float m = b1 * a->m[i] + (1.f - b1) * g, v = b2 * a->v[i] + (1.f - b2) * g * g;
-    const float p = a->p[i] - (rate * (m / a->s->c1) / (sqrtf(v / a->s->c2) + 1e-10f) + all * t->decay * a->p[i]);
     a->m[i] = m;
     a->v[i] = v;
+    return rate * (m / a->s->c1) / (sqrtf(v / a->s->c2) + 1e-10f);
+}
+
+NSVQ_HD void move_body(const move_args *a, uint32_t i)
+{
+    const int at = a->part_of[i / 16];
+    const seg_rates *t = &a->parts[at];
+    const uint32_t k = i - t->at;
+    if (a->s->bad) return;
+    const float all = a->in->lr * t->lr, rate = t->column ? all * t->column[k % t->n_columns] : all;
+    const int matrix = t->matrix >= 0;
+    const float off = matrix ? rate * t->size * (a->x[t->x + k] / sqrtf(a->trace[t->matrix])) : adamw(a, at, i, rate);
+    const float p = a->p[i] - off - all * t->decay * (matrix ? a->p[i] - off : a->p[i]);
     a->p[i] = p;
     a->mean[i] = a->s->keep * a->mean[i] + (1.f - a->s->keep) * p;
     if (a->low.p) put(a->low, i, p);

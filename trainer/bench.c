@@ -1,15 +1,15 @@
 /* bench.c - nsvq-train bench: how fast a step is, against what the machine's GEMM can do. */
-#include <dnnl.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "gemm.h"
+#include "gpu.h"
 #include "random.h"
 #include "train.h"
 
 #define SIDE 512      /* of the matrices that the peak is measured with */
 #define PEAK_SECONDS 1.
-#define STEPS_SECONDS 10.
 
 /* Billions of floating-point operations a second, all threads at once, each with matrices of its own. */
 static double gemm_peak(int threads)
@@ -21,7 +21,7 @@ static double gemm_peak(int threads)
         double mine = 0;
         const double start = omp_get_wtime();
         for (double t = start; t - start < PEAK_SECONDS;) {
-            dnnl_sgemm('N', 'N', SIDE, SIDE, SIDE, 1.f, a, SIDE, b, SIDE, 0.f, c, SIDE);
+            gemm('N', 'N', SIDE, SIDE, SIDE, 1.f, a, SIDE, b, SIDE, 0.f, c, SIDE);
             const double end = omp_get_wtime(), rate = 2e-9 * SIDE * SIDE * SIDE / (end - t);
             if (rate > mine) mine = rate;
             t = end;
@@ -77,6 +77,25 @@ static void make_picture(dataset *d)
     *d = (dataset){.n = 1, .n_classes = 1, .pic = &p, .class_name = name, .class_weight = &one};
 }
 
+static int bench_on_gpu(model *m, const dataset *d, const train_options *o)
+{
+    const double pixels = (double)o->batch * o->patch * o->patch;
+    bench_result r = {0};
+    double all = 0;
+    for (size_t i = 0; i < m->st.n; i++) m->st.p[i] = 0.05f * random_normal(&m->rng); /* zeros would run cooler */
+    if (bench_gpu(m, d, o, &r)) return 1;
+    const double rate = pixels * (double)r.steps / r.seconds;
+    printf("# %s, preset %s, batch %d of %d x %d, %ld steps, GEMM peak %.1f TFLOP/s\n", r.device, m->pre.name,
+           o->batch, o->patch, o->patch, r.steps, r.peak / 1e3);
+    printf("%.1f Mpixel/s, %.2f ms a step, %.1f kFLOP a pixel in GEMM, %.1f %% of the peak\n", rate / 1e6,
+           1e3 * r.seconds / (double)r.steps, 2e-3 * work(m), 2e-9 * work(m) * rate / r.peak * 100);
+    for (int i = 0; i < r.kernels; i++) all += r.ms[i];
+    for (int i = 0; i < r.kernels; i++)
+        printf("%-24s %8.3f ms %5.1f %%\n", gpu_kernel(i), r.ms[i], 100 * r.ms[i] / all);
+    printf("%-24s %8.3f ms, each on its own\n", "all", all);
+    return 0;
+}
+
 int bench(const preset *p, const train_options *o)
 {
     static const char *const part[N_PARTS] = {
@@ -90,8 +109,14 @@ int bench(const preset *p, const train_options *o)
     make_picture(&d);
     model_build(&m, p);
     if (!is_hyper(&m)) vq_refresh(&m.q);
+    if (o->cuda) {
+        const int status = bench_on_gpu(&m, &d, o);
+        model_free(&m);
+        free(d.pic->rgb);
+        return status;
+    }
     const double peak = gemm_peak(nt), once = bench_steps(&m, &d, o, 1, spent);
-    const int n = o->steps ? (int)o->steps : 1 + (int)(STEPS_SECONDS / once);
+    const int n = o->steps ? (int)o->steps : 1 + (int)(BENCH_SECONDS / once);
     const double seconds = bench_steps(&m, &d, o, n, spent), rate = pixels * n / seconds;
     printf("# preset %s, batch %d of %d x %d, %d threads, %d steps, GEMM peak %.0f GFLOP/s\n", p->name,
            o->batch, o->patch, o->patch, nt, n, peak);

@@ -10,8 +10,8 @@
 
 #define LN2 0.69314718f
 #define LOG2E 1.4426950f
-#define MAX_SLOPE 4.f /* bits per step, or octave of the scale */
-#define MAX_Z 6.f     /* steps: hyper-latents are clamped */
+#define MAX_SLOPE HYPER_MAX_SLOPE
+#define MAX_Z HYPER_MAX_Z
 
 void hyper_build(hyper *q, store *s, int stride, int latent, int z, int wide, int side)
 {

@@ -17,6 +17,9 @@
 #define HYPER_ANCHOR 32  /* quality between two anchors of the gains */
 #define HYPER_LS_MIN (-4.f) /* log2 of scale / step, the classes' range */
 #define HYPER_LS_MAX 8.f
+#define HYPER_MAX_SLOPE 4.f  /* of a rate: bits per step, or octave of the scale */
+#define HYPER_MAX_Z 6.f      /* steps: hyper-latents are clamped */
+#define HYPER_RATE_FLOOR 0.2 /* bits per pixel: below it patches do not count for more */
 
 typedef struct hyper {
     int     latent, z, per, side, context; /* L, Z, latents per hyper-latent each way, S, 4 L + 4 */

@@ -34,7 +34,10 @@ static const char usage_text[] =
     "  --quality-range A-B  qualities to train (default 20-80; hyper 5-95)\n"
     "  --qat X           share of the run that is quantisation-aware (default 0.1)\n"
     "  --threads N       default: all\n"
-    "  --log FILE        append a line of figures every five minutes\n"
+    "  --device NAME     cpu (default) or cuda: hyper, all but the quantisation-aware part on a GPU; not with\n"
+    "                    --ms-ssim\n"
+    "  --save N          minutes between checkpoints (default 5)\n"
+    "  --log FILE        append a line of figures at each checkpoint\n"
     "  --part-mib N      pack: largest part (default 60)\n"
     "  -q, --quiet       errors only\n"
     "  -h, --help        this text\n"
@@ -176,6 +179,12 @@ static int run_training(const train_options *o)
         return 3;
     }
     if (o->lambda > 0) m.q.lambda50 = o->lambda;
+    if (o->cuda && !is_hyper(&m)) {
+        fprintf(stderr, "nsvq-train: --device cuda: for the hyper family\n");
+        model_free(&m);
+        dataset_free(&d);
+        return 2;
+    }
     if (!o->resume && !o->init) model_start(&m, &d, o->quiet);
     bad = train(&m, &d, o) || finish(&m, o, &d);
     model_free(&m);
@@ -248,6 +257,8 @@ int main(int argc, char **argv)
         else if (!strcmp(a, "--ms-ssim")) o.ms_ssim = (float)number(v, 0, 1, &bad);
         else if (!strcmp(a, "--threads")) o.threads = (int)number(v, 0, 1024, &bad);
         else if (!strcmp(a, "--log")) o.log = v;
+        else if (!strcmp(a, "--device")) o.cuda = !strcmp(v, "cuda"), bad |= !o.cuda && strcmp(v, "cpu") != 0;
+        else if (!strcmp(a, "--save")) o.save = number(v, 0.01, 1e6, &bad);
         else if (!strcmp(a, "--part-mib")) part_mib = (int)number(v, 1, 1024, &bad);
         else return usage("unknown option");
     }
@@ -258,6 +269,9 @@ int main(int argc, char **argv)
     if (preset_find(o.preset, &p)) return usage("--preset: unknown name");
     if (family_given && hyper_wanted != (p.family == NSVQ_FAMILY_HYPER))
         return usage("--preset: of another family");
+    if (o.cuda && !o.resume && !o.init && p.family != NSVQ_FAMILY_HYPER)
+        return usage("--device cuda: for the hyper family");
+    if (o.cuda && o.ms_ssim > 0.f) return usage("--device cuda: not with --ms-ssim");
     o.go_on = o.resume && !length_given;
     if (!o.data && !speed) return usage("--data is missing");
     if (bad || o.patch % 64) return usage("an option's value is no number or out of range");

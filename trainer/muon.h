@@ -4,6 +4,14 @@
 #ifndef NSVQ_TRAINER_MUON_H
 #define NSVQ_TRAINER_MUON_H
 
+#define MUON_RATE 3.f /* of the learning rate, for matrices */
+#define MUON_MOMENTUM 0.95f
+#define MUON_SIZE 0.2f /* root mean square of a step at rate 1 */
+#define MUON_ROUNDS 5  /* of x <- (MUON_A + MUON_B x x^T + MUON_D (x x^T)^2) x */
+#define MUON_A 3.4445f
+#define MUON_B (-4.7750f)
+#define MUON_D 2.0315f
+
 /* p [rows][cols] moves by `rate` times a matrix whose singular values are all about 1 and whose root mean
  * square is about 0.2, as AdamW's is; m [rows][cols] is its momentum, g the gradient times `scale`. column
  * [cols], or NULL: steps of a column are in these units. */

@@ -1,8 +1,8 @@
-/* ops.c - float operators of the trainer: GEMM by oneDNN, the rest own loops on 16-wide vectors. */
-#include <dnnl.h>
+/* ops.c - float operators of the trainer: products by gemm.h, the rest own loops on 16-wide vectors. */
 #include <string.h>
 
 #include "fast.h"
+#include "gemm.h"
 #include "layer.h"
 
 FAST void op_pointwise(float *y, const float *x, const float *res, const float *w, const float *b,
@@ -17,7 +17,7 @@ FAST void op_pointwise(float *y, const float *x, const float *res, const float *
             for (int o = 0; o < cout; o++) y[(size_t)i * cout + o] += b[o];
     else
         for (int i = 0; i < n; i++) memcpy(y + (size_t)i * cout, b, sizeof *b * (size_t)cout);
-    dnnl_sgemm('N', 'T', n, cout, cin, 1.f, x, cin, w, cin, 1.f, y, cout);
+    gemm('N', 'T', n, cout, cin, 1.f, x, cin, w, cin, 1.f, y, cout);
     if (relu)
         for (size_t i = 0; i < (size_t)n * cout; i++) y[i] = y[i] > 0.f ? y[i] : 0.f;
 }
@@ -33,8 +33,8 @@ FAST void op_pointwise_back(float *dy, const float *y, const float *x, const flo
     if (relu) mask_by_output(dy, y, (size_t)n * cout);
     for (int i = 0; i < n; i++)
         for (int o = 0; o < cout; o++) db[o] += dy[(size_t)i * cout + o];
-    dnnl_sgemm('T', 'N', cout, cin, n, 1.f, dy, cout, x, cin, 1.f, dw, cin);
-    if (dx) dnnl_sgemm('N', 'N', n, cin, cout, 1.f, dy, cout, w, cin, dx_add ? 1.f : 0.f, dx, cin);
+    gemm('T', 'N', cout, cin, n, 1.f, dy, cout, x, cin, 1.f, dw, cin);
+    if (dx) gemm('N', 'N', n, cin, cout, 1.f, dy, cout, w, cin, dx_add ? 1.f : 0.f, dx, cin);
 }
 
 /* One row segment of four outputs and 16 channels: the taps that fall outside are left out. k is a

@@ -1,12 +1,12 @@
 /* start.c - a working linear codec before the first step: principal components in the linear paths,
  * least-squares predictors in the prior, k-means codebooks ordered as a tree. Measured (design.md):
  * worth hours of training. */
-#include <dnnl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "gemm.h"
 #include "random.h"
 #include "train.h"
 
@@ -93,13 +93,13 @@ static void principal(const float *cov, int n, int want, float *basis, float *va
     for (int i = 0; i < m * n; i++) q[i] = random_normal(rng);
     for (int it = 0; it < 40; it++) {
         orthonormalise(q, m, n, rng);
-        dnnl_sgemm('N', 'N', m, n, n, 1.f, q, n, cov, n, 0.f, z, n);
+        gemm('N', 'N', m, n, n, 1.f, q, n, cov, n, 0.f, z, n);
         float *t = q;
         q = z;
         z = t;
     }
     orthonormalise(q, m, n, rng);
-    dnnl_sgemm('N', 'N', m, n, n, 1.f, q, n, cov, n, 0.f, z, n);
+    gemm('N', 'N', m, n, n, 1.f, q, n, cov, n, 0.f, z, n);
     for (int i = 0; i < m; i++)
         for (int j = 0; j < m; j++) {
             double d = 0;
@@ -210,8 +210,8 @@ static void fit_free(fit *f)
 static void fit_add(fit *f, const float *ctx, const float *t, int n)
 {
     const int X = f->X, L = f->L;
-    dnnl_sgemm('T', 'N', X, X, n, 1.f, ctx, X, ctx, X, 0.f, f->fa, X);
-    dnnl_sgemm('T', 'N', X, L, n, 1.f, ctx, X, t, L, 0.f, f->fb, L);
+    gemm('T', 'N', X, X, n, 1.f, ctx, X, ctx, X, 0.f, f->fa, X);
+    gemm('T', 'N', X, L, n, 1.f, ctx, X, t, L, 0.f, f->fb, L);
     for (int i = 0; i < X * X; i++) f->a[i] += f->fa[i];
     for (int i = 0; i < X * L; i++) f->b[i] += f->fb[i];
     f->n += n;
@@ -298,7 +298,7 @@ static void kmeans(const float *x, int n, int dim, int k, float *code, float *co
         }
         for (int a = 0; a < n; a += chunk) {
             const int m = n - a < chunk ? n - a : chunk;
-            dnnl_sgemm('N', 'T', m, k, dim, -2.f, x + (size_t)a * dim, dim, code, dim, 0.f, dot, k);
+            gemm('N', 'T', m, k, dim, -2.f, x + (size_t)a * dim, dim, code, dim, 0.f, dot, k);
             for (int i = 0; i < m; i++) {
                 const float *row = dot + (size_t)i * k;
                 int best = 0;
@@ -569,7 +569,7 @@ void model_start(model *m, const dataset *d, int quiet)
     float *basis = need((size_t)L * P, sizeof *basis), *var = need((size_t)L, sizeof *var);
     float *std = need((size_t)L, sizeof *std);
     samples(m, d, &rng, x, n);
-    dnnl_sgemm('T', 'N', P, P, n, 1.f / (float)n, x, P, x, P, 0.f, cov, P);
+    gemm('T', 'N', P, P, n, 1.f / (float)n, x, P, x, P, 0.f, cov, P);
     free(x);
     double total = 0, kept = 0;
     for (int i = 0; i < P; i++) total += cov[(size_t)i * P + i];

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "fast.h"
+#include "gpu.h"
 #include "muon.h"
 #include "qat.h"
 #include "random.h"
@@ -175,7 +176,6 @@ const vq_patch *forward_patch(const forward *f)
 #define COMMITMENT 0.7f
 #define CHARBONNIER (16.f / 64.f) /* grey levels / 64 */
 #define MSE_FLOOR ((3.f / 64.f) * (3.f / 64.f))
-#define RATE_FLOOR 0.2 /* bits per pixel: below it patches do not count for more */
 
 /* Each patch counts by its decibels: Charbonnier loss over the patch's own error; codes are paid in
  * squared latent units. */
@@ -208,7 +208,7 @@ static void back_hyper(const model *m, const float *p, worker *w, double bits, f
     const size_t n = (size_t)o->h * o->w * o->c;
     const int stride = m->pre.stride;
     const double pixels = (double)n / 3;
-    const float step = hyper_step(quality), bit = weight / (float)(bits + pixels * RATE_FLOOR);
+    const float step = hyper_step(quality), bit = weight / (float)(bits + pixels * HYPER_RATE_FLOOR);
     const float scale = bit / (HYPER_RATE * step * step), share = m->run.ms_ssim;
     for (size_t i = 0; i < n; i++) o->g[i] = 2.f * (1.f - share) * scale * (o->v[i] - x->v[i]);
     if (share > 0.f) {
@@ -346,8 +346,6 @@ static float clip(float *running, const float *g, size_t n)
     return f;
 }
 
-#define MUON_RATE 3.f /* of the learning rate, for matrices */
-
 /* One segment: matrices of the hyper family step by Muon. */
 static void update_segment(model *m, const segment *s, const float *g, const adamw_step *k, int muon)
 {
@@ -364,8 +362,7 @@ static void update_segment(model *m, const segment *s, const float *g, const ada
     for (size_t i = 0; mean && i < s->n; i++) mean[i] = k->keep * mean[i] + (1.f - k->keep) * p[i];
 }
 
-/* 0, or -1 and nothing done when the gradient is not finite. */
-static int update(model *m, const float *g, float lr)
+int train_update(model *m, const float *g, float lr)
 {
     const int h = is_hyper(m);
     const long n = m->moments + 1;
@@ -468,6 +465,17 @@ static void step_gradients(const model *m, const qat *qt, worker *w, int nt, con
     }
 }
 
+void train_gradient(const model *m, const dataset *d, uint64_t seed, float *g, double *bits, double *psnr)
+{
+    worker w;
+    worker_init(&w, m, m->run.patch);
+    step_gradients(m, NULL, &w, 1, d, seed);
+    memcpy(g, w.g, m->st.n * sizeof *g);
+    *bits = w.bits;
+    *psnr = w.psnr;
+    worker_free(&w);
+}
+
 static void step_codes(model *m, const vq_sums *sums, double done)
 {
     vq_update(&m->q, sums, 0.99f + 0.008f * (float)done);
@@ -517,6 +525,22 @@ static void show_held_out(model *m, const dataset *d, const progress *g, FILE *l
     fflush(log);
 }
 
+/* A step by the gradients and sums in w. */
+static void step_apply(model *m, worker *w, float lr, double done)
+{
+    m->step++;
+    if (train_update(m, w->g, lr)) fprintf(stderr, "step %ld: the gradient is not finite, left out\n", m->step);
+    memset(w->g, 0, m->st.n * sizeof(float));
+    if (w->sums) step_codes(m, w->sums, done);
+    m->trained_mpixel += w->samples / 3e6;
+}
+
+static void worker_clear(const model *m, worker *w)
+{
+    w->samples = w->psnr = w->bits = w->n = 0;
+    if (w->sums) vq_sums_clear(&m->q, w->sums);
+}
+
 static size_t n_spare(const model *m)
 {
     return (size_t)m->q.slices * (size_t)m->q.cells * (size_t)m->q.dim;
@@ -530,6 +554,49 @@ static int save(model *m, const worker *w, const char *out)
     return checkpoint_save(m, ck);
 }
 
+/* A training's GPU, while it has one. */
+typedef struct on_gpu {
+    device  *dev;
+    gpu     *g;
+    gpu_sums seen;
+} on_gpu;
+
+static void leave_gpu(on_gpu *a)
+{
+    gpu_close(a->g);
+    if (a->dev) a->dev->close(a->dev);
+    *a = (on_gpu){0};
+}
+
+static int enter_gpu(on_gpu *a, const model *m, const dataset *d)
+{
+    if (m->run.ms_ssim > 0.f) {
+        fprintf(stderr, "nsvq-train: --device cuda: not for this run, which has --ms-ssim\n");
+        return -1;
+    }
+    a->dev = gpu_cuda(0);
+    if (a->dev) a->g = gpu_open(a->dev, m, d);
+    if (!a->g) leave_gpu(a);
+    return a->g ? 0 : -1;
+}
+
+/* Figures of the steps since the last time. */
+static int gpu_progress(on_gpu *a, const model *m, progress *to)
+{
+    gpu_sums s;
+    const gpu_sums b = a->seen;
+    if (gpu_figures(a->g, &s)) return -1;
+    if (s.left_out > b.left_out)
+        fprintf(stderr, "step %ld: %ld gradients were not finite, left out\n", m->step, s.left_out - b.left_out);
+    if (s.patches > b.patches) {
+        const double n = (double)(s.patches - b.patches);
+        to->psnr = (s.psnr - b.psnr) / n;
+        to->bpp = (s.bits - b.bits) / n / m->run.patch / m->run.patch;
+    }
+    a->seen = s;
+    return 0;
+}
+
 int train(model *m, const dataset *d, const train_options *o)
 {
     const int nt = o->threads > 0 ? o->threads : omp_get_max_threads();
@@ -538,7 +605,10 @@ int train(model *m, const dataset *d, const train_options *o)
     int aware = go_on && m->has_formats; /* its formats stay */
     if (!go_on) m->run = run_begin(m, o);
     const double used = m->run.used;
+    const double save_every = 60 * (o->save > 0 ? o->save : 5);
     double last_save = start;
+    int bad = 0;
+    on_gpu acc = {0};
     progress shown = {.shown_at = start};
     worker *w = calloc((size_t)nt, sizeof *w);
     FILE *log = o->log ? fopen(o->log, "a") : NULL;
@@ -549,9 +619,10 @@ int train(model *m, const dataset *d, const train_options *o)
     if (m->mean && !m->moments) memcpy(m->mean, m->st.p, sizeof(float) * m->st.n);
     if (w->sums) memcpy(w->sums->spare, m->q.spare, sizeof(float) * n_spare(m));
     if (aware) qat_init(&qt, m, &m->f);
+    if (o->cuda && !aware && run_done(m) < 1 - m->run.qat) bad = enter_gpu(&acc, m, d);
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
-    while (!interrupted && !(o->stop && m->step - m->run.first >= o->stop)) {
+    while (!bad && !interrupted && !(o->stop && m->step - m->run.first >= o->stop)) {
         m->run.used = used + (now() - start) / 60;
         const double done = run_done(m);
         if (!(done < 1)) break;
@@ -560,35 +631,66 @@ int train(model *m, const dataset *d, const train_options *o)
         const float lr = m->run.lr * warm * (0.02f + 0.98f * 0.5f * (1.f + cosf(3.14159265f * (float)done)));
         const uint64_t seed = random_u64(&m->rng);
         if (done >= 1 - m->run.qat && !aware) {
+            if (acc.g && (bad = gpu_fetch(acc.g, m))) break;
+            leave_gpu(&acc);
             formats_calibrate(m, d, &m->f);
             m->has_formats = aware = 1;
             qat_init(&qt, m, &m->f);
             if (!o->quiet) fprintf(stderr, "step %ld: quantisation-aware from here\n", m->step);
         }
         if (aware) qat_refresh(&qt, m);
-        step_gradients(m, aware ? &qt : NULL, w, nt, d, seed);
-        m->step++;
-        if (update(m, w->g, lr)) fprintf(stderr, "step %ld: the gradient is not finite, left out\n", m->step);
-        memset(w->g, 0, m->st.n * sizeof(float));
-        if (w->sums) step_codes(m, w->sums, done);
-        m->trained_mpixel += w->samples / 3e6;
-        progress_add(&shown, m, w);
-        w->samples = w->psnr = w->bits = w->n = 0;
-        if (w->sums) vq_sums_clear(&m->q, w->sums);
+        if (acc.g) {
+            const double mpixel = 1e-6 * m->run.batch * m->run.patch * m->run.patch;
+            gpu_step(acc.g, seed, lr);
+            m->step++;
+            m->trained_mpixel += mpixel;
+            shown.mpixel += mpixel;
+        } else {
+            step_gradients(m, aware ? &qt : NULL, w, nt, d, seed);
+            step_apply(m, w, lr, done);
+            progress_add(&shown, m, w);
+            worker_clear(m, w);
+        }
         const double t = now();
         m->trained_minutes = before + (t - start) / 60;
-        if (!o->quiet && t - shown.shown_at > 15) progress_show(&shown, m, t, start, lr);
-        if (t - last_save > 300) {
+        const int show = !o->quiet && t - shown.shown_at > 15, save_now = t - last_save > save_every;
+        if (acc.g && (show || save_now) && (bad = gpu_progress(&acc, m, &shown))) break;
+        if (show) progress_show(&shown, m, t, start, lr);
+        if (save_now) {
+            if (acc.g && (bad = gpu_fetch(acc.g, m))) break;
             show_held_out(m, d, &shown, log, o->quiet);
             save(m, w, o->out);
             last_save = now();
         }
     }
-    const int bad = save(m, w, o->out);
+    if (!bad && acc.g) bad = gpu_fetch(acc.g, m);
+    if (!bad) bad = save(m, w, o->out);
+    leave_gpu(&acc);
     if (aware) qat_free(&qt);
     for (int i = 0; i < nt; i++) worker_free(&w[i]);
     free(w);
     if (log) fclose(log);
+    return bad;
+}
+
+int bench_gpu(model *m, const dataset *d, const train_options *o, bench_result *r)
+{
+    on_gpu acc = {0};
+    gpu_sums s;
+    m->run = run_begin(m, o);
+    if (enter_gpu(&acc, m, d)) return -1;
+    r->peak = gpu_peak(acc.dev);
+    snprintf(r->device, sizeof r->device, "%s", acc.dev->name);
+    for (int i = 0; i < 4; i++) gpu_step(acc.g, (uint64_t)i, o->lr); /* made ready, recorded */
+    int bad = gpu_figures(acc.g, &s);
+    const double start = now();
+    while (!bad && (o->steps ? r->steps < o->steps : now() - start < BENCH_SECONDS))
+        gpu_step(acc.g, (uint64_t)++r->steps, o->lr);
+    bad |= gpu_figures(acc.g, &s);
+    r->seconds = now() - start;
+    r->kernels = gpu_watch(acc.g, r->ms);
+    bad |= gpu_figures(acc.g, &s);
+    leave_gpu(&acc);
     return bad;
 }
 
@@ -606,7 +708,7 @@ double bench_steps(model *m, const dataset *d, const train_options *o, int n, do
         const double t0 = now();
         step_gradients(m, NULL, w, nt, d, (uint64_t)(s + 2));
         const double t1 = busy();
-        update(m, w->g, o->lr);
+        train_update(m, w->g, o->lr);
         memset(w->g, 0, m->st.n * sizeof *w->g);
         if (w->sums) step_codes(m, w->sums, 0);
         const double t2 = busy();

@@ -66,6 +66,8 @@ typedef struct train_options {
     float  qat;    /* share of the run, at its end, that is quantisation-aware */
     float  low, high; /* range of qualities; 0: the family's */
     float  ms_ssim;   /* hyper: share of the distortion that MS-SSIM is, the rest being squared error */
+    int    cuda;      /* hyper: on a GPU until the quantisation-aware part, which is the CPU's */
+    double save;      /* minutes between checkpoints; 0: 5 */
 } train_options;
 
 static inline int is_hyper(const model *m)
@@ -111,11 +113,25 @@ figures validate(const model *m, const formats *f, const dataset *d, float quali
 
 int  train(model *m, const dataset *d, const train_options *o);
 
+/* Parts of a step, for checks: the gradient [st.n] of m->run's batch with this seed, sums of bits and PSNR
+ * over it; the update by a gradient, 0, or -1 and nothing done when that is not finite. */
+void train_gradient(const model *m, const dataset *d, uint64_t seed, float *g, double *bits, double *psnr);
+int  train_update(model *m, const float *g, float lr);
+
 /* Where the time of a step goes. */
 enum { PART_PATCH, PART_ANALYSIS, PART_QUANTISER, PART_SYNTHESIS, PART_SYNTHESIS_BACK, PART_QUANTISER_BACK,
        PART_ANALYSIS_BACK, PART_SUM, PART_UPDATE, N_PARTS };
 /* n steps; returns their seconds. spent: those that a thread was busy with each part, on the mean. */
 double bench_steps(model *m, const dataset *d, const train_options *o, int n, double *spent);
+#define BENCH_SECONDS 10.
+/* The same on a GPU; peak: of its products, GFLOP/s; ms: of each kernel (gpu_kernel). -1 after a message. */
+typedef struct bench_result {
+    char   device[120];
+    long   steps;
+    int    kernels;
+    double seconds, peak, ms[64];
+} bench_result;
+int  bench_gpu(model *m, const dataset *d, const train_options *o, bench_result *r);
 /* nsvq-train bench: an exit status. */
 int  bench(const preset *p, const train_options *o);
 

@@ -1,5 +1,6 @@
-# cli.sh - nsvq-train through its command line. Arguments: nsvq-train, nsvq-scenes, the man page.
-train=$1 scenes=$2 man=$3
+# cli.sh - nsvq-train through its command line. Arguments: nsvq-train, nsvq-scenes, the man page, the
+# folder with a module for --device cuda that needs no GPU.
+train=$1 scenes=$2 man=$3 host=$4
 dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
@@ -37,7 +38,7 @@ says '--data is missing' err
 for bad in '--frobnicate 1' '--steps' '--steps 1x' '--steps -1' '--minutes nan' '--batch 0' '--batch two' \
            '--patch 100' '--patch 1024' '--lr 0' '--lambda -1' '--qat 1.5' '--threads -1' '--family vae' \
            '--preset huge' '--family hyper --preset small' '--quality-range 50' '--quality-range 0-90' \
-           '--quality-range 60-50' '--part-mib 0'; do
+           '--quality-range 60-50' '--part-mib 0' '--device gpu' '--device cuda' '--save 0'; do
     expect 2 --data scenes $bad
 done
 expect 2 pack --data scenes
@@ -134,6 +135,38 @@ says '^trained: 8 steps' out
 says 'qualities 30 to 40.5,' out
 expect 0 --data scenes --init h.nsvqm --steps 1 --batch 1 --patch 64 --out i.nsvqm
 says '^trained: 1 steps' out
+
+# ---- --device cuda, up to the quantisation-aware part
+
+LD_LIBRARY_PATH=$host; export LD_LIBRARY_PATH
+expect 0 --data scenes --device cuda $short --steps 6 --qat 0.5 --name broad --out g.nsvqm
+says '^step 3: quantisation-aware' err
+says '^trained: 6 steps, 0 Mpixel' out
+[ "$(grep -c '^held out' out)" = 5 ] || fail 'figures of five qualities'
+expect 0 --data scenes --device cuda --resume g.nsvqm.ckpt --steps 3 --qat 0 --batch 1 --patch 128 --out g.nsvqm
+says '^trained: 9 steps' out
+expect 2 --data few --device cuda --init a.nsvqm --out bad.nsvqm
+says 'for the hyper family' err
+expect 1 --data scenes --device cuda --init h.nsvqm --patch 256 --out bad.nsvqm # scenes are smaller
+says 'no picture is as large as a patch' err
+expect 0 bench --device cuda --preset hyper-small --batch 1 --patch 64 --steps 2
+says '^# host, preset hyper-small, batch 1 of 64 x 64, 2 steps, GEMM peak ' out
+says '^multiply  ' out
+expect 2 --data scenes --device cuda $short --ms-ssim 0.5 --out bad.nsvqm
+says 'not with --ms-ssim' err
+"$train" --data scenes $short --ms-ssim 0.5 --minutes 60 --save 0.01 --out r.nsvqm >out 2>err &
+pid=$!
+n=0
+until [ -s r.nsvqm.ckpt ]; do
+    n=$((n + 1))
+    [ $n -lt 600 ] || { kill -KILL $pid; fail 'no checkpoint'; }
+    sleep 0.1
+done
+kill -KILL $pid
+wait $pid
+expect 1 --data scenes --device cuda --resume r.nsvqm.ckpt --out r.nsvqm
+says 'which has --ms-ssim' err
+unset LD_LIBRARY_PATH
 
 # ---- speed
 

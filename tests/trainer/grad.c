@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "gemm.h"
 #include "random.h"
 #include "reference.h"
 #include "support.h"
@@ -39,6 +40,36 @@ static void check_gradient(const char *what, const char *array, double *p, size_
                    .grown = grown, .before = before};
     snprintf(c.what, sizeof c.what, "%s: %s", what, array);
     ref_differences(&c, f, user);
+}
+
+/* ---- products ---- */
+
+/* Our own product, which stands in where oneDNN is missing, for all its borders. */
+static void own_products(void **state)
+{
+    const int sides[] = {1, 5, 6, 31, 33, 70}, depths[] = {1, 17, 384, 800};
+    uint64_t rng = 3;
+    float *a = normals(70 * 800, 1.f, &rng), *b = normals(70 * 800, 1.f, &rng), *c = malloc(70 * 70 * sizeof *c);
+    double *want = malloc(70 * 70 * sizeof *want);
+    assert_true(c && want);
+    for (int at = 0; at < 6 * 6 * 4 * 4; at++) {
+        const int m = sides[at % 6], n = sides[at / 6 % 6], k = depths[at / 36 % 4], ta = at / 144 % 2, tb = at / 288;
+        const int lda = ta ? m : k, ldb = tb ? k : n;
+        for (int i = 0; i < m; i++)
+            for (int j = 0; j < n; j++) {
+                double sum = 0;
+                for (int l = 0; l < k; l++)
+                    sum += (double)a[ta ? l * lda + i : i * lda + l] * b[tb ? j * ldb + l : l * ldb + j];
+                c[i * n + j] = 2.f;
+                want[i * n + j] = (at & 1 ? 2. * 0.75 : 0.) + 0.5 * sum;
+            }
+        if (!(at & 1)) c[0] = NAN; /* not read */
+        gemm_plain(ta ? 'T' : 'N', tb ? 'T' : 'N', m, n, k, 0.5f, a, lda, b, ldb, at & 1 ? 0.75f : 0.f, c, n);
+        for (int i = 0; i < m * n; i++)
+            if (!(fabs(c[i] - want[i]) < 1e-4 * sqrt(k)))
+                fail_msg("%d x %d x %d, %d %d: [%d] %g, not %g", m, n, k, ta, tb, i, (double)c[i], want[i]);
+    }
+    free(a); free(b); free(c); free(want);
 }
 
 /* ---- operators ---- */
@@ -447,6 +478,7 @@ static void prior_gradients(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(own_products),
         cmocka_unit_test(pointwise_gradients),      cmocka_unit_test(depthwise_gradients),
         cmocka_unit_test(space_to_depth_gradients), cmocka_unit_test(analysis_gradients),
         cmocka_unit_test(synthesis_gradients),      cmocka_unit_test(shared_registers),

@@ -57,6 +57,49 @@ static void steps_are_orthogonal(void **state)
     }
 }
 
+static void multiply(double *c, const double *a, const double *b, int n)
+{
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < n; j++) {
+            double sum = 0;
+            for (int k = 0; k < n; k++) sum += a[i * n + k] * b[k * n + j];
+            c[i * n + j] = sum;
+        }
+}
+
+/* The same in doubles, for a gradient whose singular values fall by half: rounding errors stay rounding errors. */
+static void errors_do_not_grow(void **state)
+{
+    enum { SIDE = 16, ALL = SIDE * SIDE };
+    float p[ALL] = {0}, m[ALL] = {0}, g[ALL], other[ALL];
+    double x[ALL] = {0}, s[ALL], t[ALL], u[ALL], xt[ALL], trace = 0, error = 0, size = 0;
+    (void)state;
+    random_matrix(g, ALL, 5);
+    random_matrix(other, ALL, 6);
+    for (int i = 0; i < ALL; i++)
+        for (int k = 0; k < SIDE; k++)
+            x[i] += (double)g[i / SIDE * SIDE + k] * exp2(-k) * other[k * SIDE + i % SIDE];
+    for (int i = 0; i < ALL; i++) g[i] = (float)x[i], x[i] = g[i];
+    muon_step(p, m, g, 1.f, NULL, SIDE, SIDE, 1.f);
+    for (int i = 0; i < ALL; i++) trace += x[i] * x[i];
+    for (int i = 0; i < ALL; i++) x[i] /= sqrt(trace);
+    for (int round = 0; round < 5; round++) {
+        for (int i = 0; i < ALL; i++) xt[i % SIDE * SIDE + i / SIDE] = x[i];
+        multiply(s, x, xt, SIDE);
+        multiply(t, s, s, SIDE);
+        for (int i = 0; i < ALL; i++)
+            t[i] = 2.0315 * t[i] - 4.7750 * s[i] + (i % (SIDE + 1) ? 0 : 3.4445);
+        multiply(u, t, x, SIDE);
+        for (int i = 0; i < ALL; i++) x[i] = u[i];
+    }
+    for (int i = 0; i < ALL; i++) {
+        const double want = -0.2 * sqrt(SIDE) * x[i];
+        error += (p[i] - want) * (p[i] - want);
+        size += want * want;
+    }
+    assert_true(sqrt(error / size) < 1e-3);
+}
+
 static void tall_is_wide_turned(void **state)
 {
     float p[2][480] = {{0}}, m[2][480] = {{0}}, g[2][480];
@@ -102,6 +145,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_are_orthogonal),
+        cmocka_unit_test(errors_do_not_grow),
         cmocka_unit_test(tall_is_wide_turned),
         cmocka_unit_test(it_learns_in_units_of_columns),
     };

@@ -4,4 +4,5 @@
 # NSVQ_BUILD=FOLDER uses that build as it is; otherwise build/release is brought up to date first.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-GDAL_DRIVER_PATH=$build/driver exec "$python" "$here/multispectral.py" "$@"
+# Debian's own Python: GDAL's arrays need its numpy.
+GDAL_DRIVER_PATH=$build/driver exec /usr/bin/python3 "$here/multispectral.py" "$@"

@@ -90,8 +90,7 @@ static int coder_init(coder *c, nsvq_scratch *s)
 static void set_seed(coder *c, const int8_t seed[3])
 {
     for (int i = 0; i < 3; i++)
-        c->seed[c->m->seed_channel[i]] = (int16_t)clamp_int(seed[i] * (1 << c->m->seed_shift),
-                                                            -NSVQ_LATENT_MAX, NSVQ_LATENT_MAX);
+        c->seed[c->m->seed_channel[i]] = nsvq_clamp_latent(seed[i] * (1 << c->m->seed_shift));
 }
 
 /* mean and hid of the n positions of a step. */
@@ -136,8 +135,7 @@ static void step_slice(coder *c, int s, int n)
     k->pointwise(c->logit, c->h, NULL, &p->logit[s], n);
     make_dense(c, c->mean + (size_t)(s * dim), dim, n);
     k->pointwise(c->mu, c->h, c->dense, &p->shiftm[s], n);
-    for (int i = 0; i < n * dim; i++)
-        c->mu[i] = (int16_t)clamp_int(c->mu[i], -NSVQ_LATENT_MAX, NSVQ_LATENT_MAX);
+    for (int i = 0; i < n * dim; i++) c->mu[i] = nsvq_clamp_latent(c->mu[i]);
 }
 
 static size_t latent_at(const coder *c, prior_position at, int s)
@@ -154,8 +152,7 @@ static void put_code(coder *c, prior_position at, int i, int s, uint32_t number)
     int16_t *out = c->y_hat + latent_at(c, at, s);
 
     memcpy(c->code + (size_t)(i * c->n_latent + s * dim), code, (size_t)dim * sizeof *code);
-    for (int j = 0; j < dim; j++)
-        out[j] = (int16_t)clamp_int(mu[j] + code[j], -NSVQ_LATENT_MAX, NSVQ_LATENT_MAX);
+    for (int j = 0; j < dim; j++) out[j] = nsvq_clamp_latent(mu[j] + code[j]);
 }
 
 static const uint16_t *member_start(const coder *c, int s, uint32_t cell)

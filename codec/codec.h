@@ -167,6 +167,11 @@ static inline uint8_t vq_quality_at(const header *h, uint32_t level)
 {
     return h->quality[level > 0];
 }
+/* Of a sample as its group keeps it. */
+static inline bool is_nodata(const group *g, uint64_t bits)
+{
+    return g->has_nodata && bits == g->nodata;
+}
 static inline uint32_t group_planes(const group *g)
 {
     return g->complex ? 2 * g->n_bands : g->n_bands;

@@ -254,7 +254,7 @@ static size_t find_special(const group *g, slot *s, const uint8_t *px, ptrdiff_t
         for (uint32_t y = 0; y < h; y++, row += mask_stride(w))
             for (uint32_t x = 0; x < w; x++, to += bytes) {
                 uint32_t bits = range_load(g->type, px + (ptrdiff_t)y * stride + (3 * x + b) * bytes);
-                bool nodata = g->has_nodata && bits == (uint32_t)g->nodata;
+                bool nodata = is_nodata(g, bits);
                 bool outside = !nodata && !range_holds(g->type, g->range[b], bits);
                 if (nodata) row[x >> 3] |= (uint8_t)(0x80 >> (x & 7));
                 range_store(g->type, to, outside ? bits : inside);
@@ -299,7 +299,7 @@ static void to_levels(const group *g, uint8_t *level, uint8_t *known, const uint
         }
         range r = g->range[g->n_bands == 1 ? 0 : i % 3];
         uint32_t bits = range_load(g->type, px);
-        known[i] = range_holds(g->type, r, bits) && !(g->has_nodata && bits == (uint32_t)g->nodata);
+        known[i] = range_holds(g->type, r, bits) && !is_nodata(g, bits);
         level[i] = known[i] ? range_level(g->type, r, bits) : 0;
     }
 }
@@ -333,7 +333,7 @@ static void correct(int16_t *y, const int16_t *y_hat, const int16_t *alone, cons
     for (int i = 0; i < n; i++) {
         int target = y_hat[i] + alone[i] - again[i];
         int v = half ? y[i] + (target - y[i]) / 2 : target;
-        y[i] = (int16_t)(v > NSVQ_LATENT_MAX ? NSVQ_LATENT_MAX : v < -NSVQ_LATENT_MAX ? -NSVQ_LATENT_MAX : v);
+        y[i] = nsvq_clamp_latent(v);
     }
 }
 

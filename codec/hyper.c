@@ -104,11 +104,6 @@ typedef struct coder {
     rans_reader reader;
 } coder;
 
-static int16_t clamp_latent(int v)
-{
-    return (int16_t)clamp_int(v, -NSVQ_LATENT_MAX, NSVQ_LATENT_MAX);
-}
-
 static size_t n_residuals(const nsvq_model_desc *m, int bw, int bh)
 {
     int per = NSVQ_Z_STRIDE / m->stride;
@@ -244,7 +239,7 @@ static void z_value(coder *c, int position, int i, int r)
 {
     const nsvq_hyper *d = &c->m->hyper;
     c->z_hat[(size_t)position * ((size_t)c->n_z + NSVQ_N_EXTRA) + (size_t)i] =
-        clamp_latent(d->z_mean[i] + ((r * c->step[c->n_latent + i] + 8) >> 4));
+        nsvq_clamp_latent(d->z_mean[i] + ((r * c->step[c->n_latent + i] + 8) >> 4));
 }
 
 static int z_class(const coder *c, int i)
@@ -257,7 +252,7 @@ static void quantise(coder *c, const int16_t *mu, prior_position at);
 static void add_residuals(int16_t *restrict y_hat, const int16_t *restrict mu, const int16_t *restrict r,
                           const int32_t *restrict step, size_t n)
 {
-    for (size_t i = 0; i < n; i++) y_hat[i] = clamp_latent(mu[i] + ((r[i] * step[i] + 8) >> 4));
+    for (size_t i = 0; i < n; i++) y_hat[i] = nsvq_clamp_latent(mu[i] + ((r[i] * step[i] + 8) >> 4));
 }
 
 /* Latents from means and residuals; the encoder chooses the residual here. */
@@ -428,7 +423,7 @@ static void quantise(coder *c, const int16_t *mu, prior_position at)
     int16_t *r = c->residual + i * L;
 
     for (size_t j = 0; j < L; j++) {
-        int d = clamp_latent(y[j]) - mu[j], a = abs(d) * 4096 / c->step[j];
+        int d = nsvq_clamp_latent(y[j]) - mu[j], a = abs(d) * 4096 / c->step[j];
         int64_t cost;
         r[j] = (int16_t)choose(c, cls[j], a, d < 0, c->m->lambda50, &cost);
         if (cls[j] >= c->first_class) {
@@ -450,7 +445,7 @@ static void load_y(const void *user, int16_t *out, int x, int y, int n)
     for (int i = 0; i < n; i++, out += L) {
         int from = x + i < c->bw ? x + i : c->bw - 1;
         const int16_t *in = c->y + (size_t)(y * c->bw + from) * L;
-        for (size_t j = 0; j < L; j++) out[j] = clamp_latent(in[j]);
+        for (size_t j = 0; j < L; j++) out[j] = nsvq_clamp_latent(in[j]);
     }
 }
 

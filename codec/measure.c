@@ -114,16 +114,6 @@ static void drop_fill(const float **v, size_t *n)
     if (high < *n && high > 1 && less((*v)[*n - 1], (*v)[*n - 1 - high]) > less((*v)[*n - 1 - high], (*v)[0])) *n -= high;
 }
 
-static uint32_t bits_of(nsvq_type type, double v)
-{
-    float f = (float)v;
-    uint32_t bits;
-
-    if (type != NSVQ_TYPE_F32) return (uint16_t)(int32_t)v;
-    memcpy(&bits, &f, sizeof bits);
-    return bits;
-}
-
 static void choose_range(const found *f, nsvq_band *band)
 {
     const float *v = f->picked;
@@ -146,8 +136,8 @@ static void choose_range(const found *f, nsvq_band *band)
             high = fmin(high, (double)v[n - 1 - few] + usual / 4);
         }
     }
-    band->low = bits_of(type, type == NSVQ_TYPE_F32 ? low : floor(low));
-    band->high = bits_of(type, type == NSVQ_TYPE_F32 ? high : ceil(high));
+    band->low = range_bits(type, type == NSVQ_TYPE_F32 ? low : floor(low));
+    band->high = range_bits(type, type == NSVQ_TYPE_F32 ? high : ceil(high));
 }
 
 /* The ranges of n bands. */

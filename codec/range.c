@@ -15,26 +15,23 @@ bool range_type(unsigned type)
     return type == NSVQ_TYPE_U16 || type == NSVQ_TYPE_S16 || type == NSVQ_TYPE_F32;
 }
 
-static float float_of(uint32_t bits)
+double range_value(unsigned type, uint32_t bits)
 {
     float f;
 
+    if (type != NSVQ_TYPE_F32) return type == NSVQ_TYPE_S16 ? (int16_t)bits : (uint16_t)bits;
     memcpy(&f, &bits, sizeof f);
-    return f;
+    return (double)f;
 }
 
-static uint32_t bits_of(float f)
+uint32_t range_bits(unsigned type, double value)
 {
+    float f = (float)value;
     uint32_t bits;
 
+    if (type != NSVQ_TYPE_F32) return (uint16_t)(int32_t)value;
     memcpy(&bits, &f, sizeof bits);
     return bits;
-}
-
-double range_value(unsigned type, uint32_t bits)
-{
-    if (type == NSVQ_TYPE_F32) return (double)float_of(bits);
-    return type == NSVQ_TYPE_S16 ? (int16_t)bits : (uint16_t)bits;
 }
 
 uint32_t range_load(unsigned type, const uint8_t *p)
@@ -150,14 +147,13 @@ static double step_of(double span, uint32_t units)
 
 static void samples_f32(uint8_t *out, ptrdiff_t step, range r, const int16_t *in, bool grey, size_t n)
 {
-    double low = (double)float_of(r.low), high = (double)float_of(r.high);
+    double low = range_value(NSVQ_TYPE_F32, r.low), high = range_value(NSVQ_TYPE_F32, r.high);
     double unit = step_of(high - low, grey ? 3 * UNITS : UNITS);
 
     for (; n > 0; n--, out += step, in += 3) {
         double d = low + unit_of(in, grey) * unit;
         float f = (float)(d > high ? high : d) + 0.f; // no -0
-        uint32_t bits = bits_of(f);
-        memcpy(out, &bits, sizeof bits);
+        memcpy(out, &f, sizeof f);
     }
 }
 

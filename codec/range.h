@@ -18,6 +18,8 @@ bool range_type(unsigned type);
 bool range_valid(unsigned type, range r);
 /* Exact. */
 double range_value(unsigned type, uint32_t bits);
+/* The way back; of floats the nearest to value, which the type can hold. */
+uint32_t range_bits(unsigned type, double value);
 /* Bits of the sample at p. */
 uint32_t range_load(unsigned type, const uint8_t *p);
 void     range_store(unsigned type, uint8_t *p, uint32_t bits);

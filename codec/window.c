@@ -433,7 +433,7 @@ static void put_wide(const tile *t, const group *g, const entry *e, box block, b
             if (g->has_nodata) range_avoid(p, (ptrdiff_t)item, g->type, g->range[c], nodata, n);
             for (uint32_t x = 0; e->pixels && x < n; x++) {
                 uint32_t told = range_load(g->type, e->pixels + (row * width + left + x) * bytes);
-                if (!range_holds(g->type, g->range[c], told) && !(g->has_nodata && told == nodata))
+                if (!range_holds(g->type, g->range[c], told) && !is_nodata(g, told))
                     range_store(g->type, p + x * item, told);
             }
             for (uint32_t x = 0; bits && x < n; x++)

@@ -10,8 +10,6 @@
 
 #define LN2 0.69314718f
 #define LOG2E 1.4426950f
-#define MAX_SLOPE HYPER_MAX_SLOPE
-#define MAX_Z HYPER_MAX_Z
 
 void hyper_build(hyper *q, store *s, int stride, int latent, int z, int wide, int side)
 {
@@ -154,12 +152,12 @@ FAST double hyper_rate(const float *v, const float *ls, float *dv, float *ds, in
             const float fa = A * (1.f - A), fb = B * (1.f - B);
             const float c = LOG2E / p * is;
             float d = c * (fa - fb); /* d bits / d |v| */
-            d = d > MAX_SLOPE ? MAX_SLOPE : d;
+            d = d > HYPER_MAX_SLOPE ? HYPER_MAX_SLOPE : d;
             bits -= fast_log2(p);
             dv[i] = v[i] < 0.f ? -d : d;
             /* d p / d s = (fa (x - 1/2) - fb (x + 1/2)) / s^2; d s / d ls = s ln 2 */
             float e = -c * LN2 * (fa * (x - 0.5f) - fb * (x + 0.5f));
-            e = e < -MAX_SLOPE ? -MAX_SLOPE : e;
+            e = e < -HYPER_MAX_SLOPE ? -HYPER_MAX_SLOPE : e;
             ds[i] = (ls[i] <= HYPER_LS_MIN && e > 0.f) || (ls[i] >= HYPER_LS_MAX && e < 0.f) ? 0.f : e;
         }
         sum += bits;
@@ -240,7 +238,7 @@ static void quantise_z(const hyper *q, const float *params, hyper_patch *p, floa
     for (int i = 0; i < n; i++) {
         float *in = p->hs.r[0].v + (size_t)i * (Z + NSVQ_N_EXTRA);
         for (int c = 0; c < Z; c++) {
-            const float t = fmaxf(-MAX_Z, fminf(MAX_Z, (z[i * Z + c] - mean[c]) / p->z_step[c]));
+            const float t = fmaxf(-HYPER_MAX_Z, fminf(HYPER_MAX_Z, (z[i * Z + c] - mean[c]) / p->z_step[c]));
             const float r = rintf(t);
             p->z_t[i * Z + c] = t;
             p->z_r[i * Z + c] = r;
@@ -354,7 +352,7 @@ static void back_z(const hyper *q, float *g, hyper_patch *p, float quality, floa
             const float gi = in->g[i * (Z + NSVQ_N_EXTRA) + c], step = p->z_step[c];
             const float gt = weight * p->z_dv[j], gs = weight * p->z_ds[j];
             z->g[j] = gi + gt / step;
-            if (fabsf(p->z_t[j]) >= MAX_Z && z->g[j] * p->z_t[j] < 0.f) z->g[j] = 0.f;
+            if (fabsf(p->z_t[j]) >= HYPER_MAX_Z && z->g[j] * p->z_t[j] < 0.f) z->g[j] = 0.f;
             g[q->z_mean + (size_t)c] -= gt / step;
             g[q->z_scale + (size_t)c] += gs;
             const float gl = -gs + LN2 * (gi * (p->z_r[j] - p->z_t[j]) * step - gt * p->z_t[j]);

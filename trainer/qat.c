@@ -206,11 +206,6 @@ int qat_step(int log_step)
     return (int)(((root << (log_step >> 8)) + (1 << 14)) >> 15);
 }
 
-static int clamp_latent(int v)
-{
-    return v < -NSVQ_LATENT_MAX ? -NSVQ_LATENT_MAX : v > NSVQ_LATENT_MAX ? NSVQ_LATENT_MAX : v;
-}
-
 /* Halves away from 0; step > 0. */
 static int nearest(int d, int step)
 {
@@ -220,7 +215,7 @@ static int nearest(int d, int step)
 /* mean + r steps of the latent's 1/16. */
 static int add_steps(int mean, int r, int step)
 {
-    return clamp_latent(mean + ((r * step + 8) >> 4));
+    return nsvq_clamp_latent(mean + ((r * step + 8) >> 4));
 }
 
 int qat_class(int log2_scale, int log_step)
@@ -297,7 +292,7 @@ double qat_quantise(const qat *q, const model *m, hyper_patch *p, qat_buffers *b
     hyper_open(hy, p, y, w, h);
     find_steps(q, hy, p, quality16, log_step, step);
     for (size_t i = 0; i < n_all; i++)
-        p->y[i] = p->ha.r[0].v[i] = (float)clamp_latent(integer(y[i])) / LATENT_ONE;
+        p->y[i] = p->ha.r[0].v[i] = (float)nsvq_clamp_latent(integer(y[i])) / LATENT_ONE;
     qat_forward(q, m, NET_HA, &p->ha, &b[NET_HA]);
     for (int c = 0; c < hy->z; c++)
         p->z_cls[c] = (uint8_t)qat_class(q->numbers.z_scale[c], log_step[L + (size_t)c]);

@@ -70,7 +70,7 @@ static void worker_init(worker *w, const model *m, int size)
     w->sums = is_hyper(m) ? NULL : vq_sums_new(&m->q);
     w->rgb = malloc((size_t)size * (size_t)size * 3);
     if (!w->rgb) abort();
-    for (int i = 0; i < 3; i++) w->luma[i] = grow(NULL, (size_t)size * (size_t)size);
+    for (int i = 0; i < 3 && m->run.ms_ssim > 0.f; i++) w->luma[i] = grow(NULL, (size_t)size * (size_t)size);
 }
 
 static void latents_free(latents *l)

@@ -108,6 +108,11 @@ typedef struct nsvq_model_desc {
     uint8_t   *master;   size_t master_bytes;
 } nsvq_model_desc;
 
+static inline int16_t nsvq_clamp_latent(int v)
+{
+    return (int16_t)(v < -NSVQ_LATENT_MAX ? -NSVQ_LATENT_MAX : v > NSVQ_LATENT_MAX ? NSVQ_LATENT_MAX : v);
+}
+
 /* Checks every shape, register, shift and worst-case accumulator. Returns NULL when fine, else a
  * static text that names what is wrong. */
 const char *nsvq_model_check(const nsvq_model_desc *m);

@@ -8,18 +8,12 @@
 
 static uint32_t float_bits(float f)
 {
-    uint32_t bits;
-
-    memcpy(&bits, &f, sizeof bits);
-    return bits;
+    return range_bits(NSVQ_TYPE_F32, (double)f);
 }
 
 static float bits_float(uint32_t bits)
 {
-    float f;
-
-    memcpy(&f, &bits, sizeof f);
-    return f;
+    return (float)range_value(NSVQ_TYPE_F32, bits);
 }
 
 /* The sample of one value of the synthesis. */

@@ -220,6 +220,18 @@ static int load_pack(dataset *d, const char *path)
     return bad;
 }
 
+/* Between "each class equal" and "each pixel equal": the square root of a class's pixels. */
+static void weigh_classes(dataset *d)
+{
+    double sum = 0;
+    free(d->class_weight);
+    d->class_weight = calloc((size_t)d->n_classes, sizeof *d->class_weight);
+    for (int i = 0; i < d->n; i++)
+        if (!d->pic[i].held_out) d->class_weight[d->pic[i].class_at] += (double)d->pic[i].w * d->pic[i].h;
+    for (int c = 0; c < d->n_classes; c++) sum += d->class_weight[c] = sqrt(d->class_weight[c]);
+    for (int c = 0; c < d->n_classes; c++) d->class_weight[c] /= sum;
+}
+
 int dataset_load(dataset *d, const char *path, int quiet)
 {
     *d = (dataset){0};
@@ -234,15 +246,28 @@ int dataset_load(dataset *d, const char *path, int quiet)
         for (int i = 0; i < d->n; i++) d->pic[i].held_out = 0;
         d->n_held_out = 0;
     }
-    /* Between "each class equal" and "each pixel equal": the square root of a class's pixels. */
-    d->class_weight = calloc((size_t)d->n_classes, sizeof *d->class_weight);
-    double sum = 0;
-    for (int i = 0; i < d->n; i++)
-        if (!d->pic[i].held_out)
-            d->class_weight[d->pic[i].class_at] += (double)d->pic[i].w * d->pic[i].h;
-    for (int c = 0; c < d->n_classes; c++) sum += d->class_weight[c] = sqrt(d->class_weight[c]);
-    for (int c = 0; c < d->n_classes; c++) d->class_weight[c] /= sum;
+    weigh_classes(d);
     return 0;
+}
+
+void dataset_add_halves(dataset *d, int side)
+{
+    for (int i = 0, n = d->n_held_out ? d->n : 0; i < n; i++) {
+        const picture p = d->pic[i];
+        const int w = p.w / 2, h = p.h / 2;
+        const size_t row = (size_t)p.w * 3;
+        if (p.held_out || w < side || h < side) continue;
+        uint8_t *half = malloc((size_t)w * (size_t)h * 3), *to = half;
+        if (!half) abort();
+        for (int y = 0; y < h; y++)
+            for (int x = 0; x < w; x++)
+                for (int c = 0; c < 3; c++) {
+                    const uint8_t *at = p.rgb + (size_t)(2 * y) * row + (size_t)(6 * x + c);
+                    *to++ = (uint8_t)((at[0] + at[3] + at[row] + at[row + 3] + 2) / 4);
+                }
+        add_picture(d, p.name, d->class_name[p.class_at], w, h, half);
+    }
+    weigh_classes(d);
 }
 
 void dataset_free(dataset *d)

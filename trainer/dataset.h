@@ -28,6 +28,10 @@ void dataset_free(dataset *d);
 /* Lossless pack of all pictures in parts of at most part_mib MiB: FILE, FILE.2, ... */
 int  dataset_pack(const dataset *d, const char *file, int part_mib);
 
+/* Adds a copy of half the size, means of 2 x 2 pixels, of every picture of which it is at least side x side
+ * and that is not held out: what overviews look like. Nothing where no picture is held out. */
+void dataset_add_halves(dataset *d, int side);
+
 /* How patches are cut. */
 typedef struct cut {
     int   size, unit; /* at most size x size pixels; sides are multiples of unit (16 or 64) */

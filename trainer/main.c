@@ -23,7 +23,8 @@ static const char usage_text[] =
     "  --preset NAME     standard, small; hyper16, hyper8, hyper-small: shape of the networks\n"
     "  --resume FILE     go on from a checkpoint: without --steps and --minutes with the run that it was\n"
     "                    saved in, exactly as if that had not been cut short\n"
-    "  --init MODEL      start from a model file that holds master weights\n"
+    "  --init MODEL      start from a model file that holds master weights; hyper: with --preset it grows to\n"
+    "                    that shape, by residual blocks that change nothing yet\n"
     "  --name NAME       name written into the model (default: trained)\n"
     "  --batch N         patches a step (default 8)\n"
     "  --patch N         pixels per side of a patch, a multiple of 64 (default 256)\n"
@@ -178,6 +179,13 @@ static int run_training(const train_options *o)
         dataset_free(&d);
         return 3;
     }
+    if (o->grow && model_grow(&m, &p)) {
+        fprintf(stderr, "nsvq-train: --preset %s: %s cannot grow to this shape\n", o->preset, o->init);
+        model_free(&m);
+        dataset_free(&d);
+        return 2;
+    }
+    dataset_add_halves(&d, o->go_on ? m.run.patch : o->patch);
     if (o->lambda > 0) m.q.lambda50 = o->lambda;
     if (o->cuda && !is_hyper(&m)) {
         fprintf(stderr, "nsvq-train: --device cuda: for the hyper family\n");
@@ -265,6 +273,7 @@ int main(int argc, char **argv)
     const int hyper_wanted = !strcmp(family, "hyper");
     preset p;
     if (!hyper_wanted && strcmp(family, "vq")) return usage("--family: vq or hyper");
+    o.grow = o.init && o.preset;
     if (!o.preset) o.preset = hyper_wanted ? "hyper16" : "standard";
     if (preset_find(o.preset, &p)) return usage("--preset: unknown name");
     if (family_given && hyper_wanted != (p.family == NSVQ_FAMILY_HYPER))

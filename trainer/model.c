@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "random.h"
 #include "train.h"
 
 #define VQ    NSVQ_FAMILY_VQ
@@ -12,7 +13,7 @@ const preset presets[] = {
     {"standard",     VQ, 16,  96, 64, 2, 128, 3, 256, 4, 256, 6, 64, 2, 4, 24, 4096, 192, 0, 0, 0},
     {"small",        VQ, 16,  96, 32, 1,  64, 1, 128, 2, 128, 3, 32, 1, 4, 24,  512,  64, 0, 0, 0},
     {"hyper16",   HYPER, 16, 192, 64, 2, 128, 3, 256, 4, 256, 5, 64, 2, 0, 0, 0, 0, 48, 128, 48},
-    {"hyper8",    HYPER,  8, 128, 64, 2, 192, 5,   0, 0, 128, 5, 48, 2, 0, 0, 0, 0, 48, 128, 32},
+    {"hyper8",    HYPER,  8, 128, 64, 2, 192, 9,   0, 0, 128, 7, 48, 2, 0, 0, 0, 0, 48, 128, 32},
     {"hyper-small", HYPER, 16, 48, 32, 1, 32, 1,  64, 1,  64, 1, 16, 1, 0, 0, 0, 0, 16,  32, 16},
     {.name = ""},
 };
@@ -184,6 +185,80 @@ void model_build(model *m, const preset *p)
         m->mean = zeros(m->st.n);
         m->norm = zeros((size_t)m->st.n_segments);
     }
+}
+
+/* ---- growing ---- */
+
+#define MAX_RUNS 7
+
+/* Layers of a network by turns: those of any shape, then those of its residual blocks. */
+static void runs_of(const preset *p, int which, int *runs)
+{
+    const int deep = p->stride == 16;
+    const int analysis[MAX_RUNS] = {3, 2 * p->n4, 2, 2 * p->n8, deep ? 2 : 0, 2 * p->n16, 1};
+    const int synthesis[MAX_RUNS] = {1, 2 * p->n_body, 3, p->n_render, 1};
+    memcpy(runs, which == NET_ANALYSIS ? analysis : synthesis, sizeof analysis);
+}
+
+static size_t weights_of(const layer *l)
+{
+    if (l->kind == NSVQ_LAYER_SPACE_TO_DEPTH) return 0;
+    return (size_t)l->cin * (size_t)(l->kind == NSVQ_LAYER_DEPTHWISE ? l->k * l->k : l->cout);
+}
+
+static void copy_layer(model *to, const layer *a, const model *from, const layer *b)
+{
+    const size_t n = weights_of(a);
+    if (!n) return;
+    memcpy(to->st.p + a->w, from->st.p + b->w, n * sizeof(float));
+    memcpy(to->st.p + a->b, from->st.p + b->b, (size_t)a->cout * sizeof(float));
+}
+
+/* A new block's last layer stays 0, so that the block passes on what it gets. */
+static void new_layer(model *m, const layer *l, uint64_t *rng)
+{
+    for (size_t i = 0; l->kind == NSVQ_LAYER_DEPTHWISE && i < weights_of(l); i++)
+        m->st.p[l->w + i] = random_normal(rng) / (float)l->k;
+}
+
+static void grow_net(model *to, const model *from, int which, uint64_t *rng)
+{
+    const layer *a = model_net(to, which)->l, *b = model_net(from, which)->l;
+    int large[MAX_RUNS], small[MAX_RUNS];
+    runs_of(&to->pre, which, large);
+    runs_of(&from->pre, which, small);
+    for (int r = 0; r < MAX_RUNS; r++)
+        for (int i = 0; i < large[r]; i++, a++) {
+            if (i < small[r]) copy_layer(to, a, from, b++);
+            else new_layer(to, a, rng);
+        }
+}
+
+int model_grow(model *m, const preset *p)
+{
+    const preset *old = &m->pre;
+    preset same = *p;
+    uint64_t rng = 1;
+    model grown;
+    memcpy(same.name, old->name, sizeof same.name);
+    same.n4 = old->n4;
+    same.n8 = old->n8;
+    same.n16 = old->n16;
+    same.n_body = old->n_body;
+    same.n_render = old->n_render;
+    if (!is_hyper(m) || memcmp(&same, old, sizeof same) != 0 || p->n4 < old->n4 || p->n8 < old->n8 ||
+        p->n16 < old->n16 || p->n_body < old->n_body || p->n_render < old->n_render)
+        return -1;
+    model_build(&grown, p);
+    grow_net(&grown, m, NET_ANALYSIS, &rng);
+    grow_net(&grown, m, NET_SYNTHESIS, &rng);
+    const size_t at = grown.h.ha.l[0].w, from = m->h.ha.l[0].w; /* the rest of the store */
+    memcpy(grown.st.p + at, m->st.p + from, (grown.st.n - at) * sizeof(float));
+    grown.trained_minutes = m->trained_minutes;
+    grown.trained_mpixel = m->trained_mpixel;
+    model_free(m);
+    *m = grown;
+    return 0;
 }
 
 void model_free(model *m)

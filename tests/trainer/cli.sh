@@ -135,6 +135,9 @@ says '^trained: 8 steps' out
 says 'qualities 30 to 40.5,' out
 expect 0 --data scenes --init h.nsvqm --steps 1 --batch 1 --patch 64 --out i.nsvqm
 says '^trained: 1 steps' out
+expect 0 --data scenes --init h.nsvqm --preset hyper-small --steps 1 --batch 1 --patch 64 --out i.nsvqm
+expect 2 --data scenes --init h.nsvqm --preset hyper16 --steps 1 --batch 1 --patch 64 --out bad.nsvqm
+says '--preset hyper16: h.nsvqm cannot grow to this shape' err
 
 # ---- --device cuda, up to the quantisation-aware part
 

@@ -406,6 +406,39 @@ static void patches_are_turned_pictures(void **state)
     dataset_free(&d);
 }
 
+/* Of what is large enough and not held out: means of 2 x 2 pixels. */
+static void halves_are_means(void **state)
+{
+    dataset d;
+    pictures_make(&d, 6); /* the last two are held out */
+    const double before = d.class_weight[0];
+    dataset_add_halves(&d, 98);
+    assert_int_equal(d.n, 8); /* heights are 192, 195, 198, 201 */
+    for (int i = 0; i < 2; i++) {
+        const picture *p = &d.pic[2 + i], *h = &d.pic[6 + i];
+        assert_int_equal(h->w, p->w / 2);
+        assert_int_equal(h->h, p->h / 2);
+        assert_int_equal(h->class_at, p->class_at);
+        assert_int_equal(h->held_out, 0);
+        for (int y = 0; y < h->h; y++)
+            for (int x = 0; x < h->w; x++)
+                for (int c = 0; c < 3; c++) {
+                    int sum = 2;
+                    for (int k = 0; k < 4; k++)
+                        sum += p->rgb[((2 * y + k / 2) * p->w + 2 * x + k % 2) * 3 + c];
+                    assert_int_equal(h->rgb[(y * h->w + x) * 3 + c], sum / 4);
+                }
+    }
+    assert_true(d.class_weight[0] > 0 && fabs(d.class_weight[0] + d.class_weight[1] - 1) < 1e-9);
+    assert_true(d.class_weight[0] != before);
+    dataset_free(&d);
+    pictures_make(&d, 3);
+    d.n_held_out = 0;
+    dataset_add_halves(&d, 64);
+    assert_int_equal(d.n, 3);
+    dataset_free(&d);
+}
+
 static void patches_of_small_pictures(void **state)
 {
     dataset d;
@@ -472,6 +505,7 @@ int main(void)
         cmocka_unit_test(damaged_packs_are_errors),
         cmocka_unit_test(patches_are_turned_pictures),
         cmocka_unit_test(patches_of_small_pictures),
+        cmocka_unit_test(halves_are_means),
         cmocka_unit_test(classes_are_weighted),
     };
     return cmocka_run_group_tests(tests, enter, leave);

@@ -464,6 +464,50 @@ static void master_weights_come_back(void **state)
     remove("hyper.ckpt");
 }
 
+/* Every network gets more blocks; the figures stay, and new blocks learn. */
+static void grown_models_compute_the_same(void **state)
+{
+    const preset *const all[2] = {&sixteen, &eight};
+    for (int i = 0; i < 2; i++) {
+        train_options o = short_run;
+        model m;
+        o.qat = 0;
+        train_hyper(&m, all[i], &o);
+        const figures before = validate(&m, NULL, &pictures, 50.f, 192);
+        const size_t n = m.st.n;
+        preset p = *all[i];
+        p.latent += 4;
+        assert_int_equal(model_grow(&m, &p), -1);
+        p = *all[i];
+        p.n_body = 0;
+        assert_int_equal(model_grow(&m, &p), -1);
+        assert_true(m.st.n == n);
+        p = *all[i];
+        strcpy(p.name, "grown");
+        p.n4 += 2;
+        p.n8 += 1;
+        if (p.n16) p.n16 += 1;
+        p.n_body += 2;
+        p.n_render += 1;
+        assert_int_equal(model_grow(&m, &p), 0);
+        assert_memory_equal(&m.pre, &p, sizeof p);
+        assert_true(m.st.n > n);
+        const figures after = validate(&m, NULL, &pictures, 50.f, 192);
+        assert_true(fabs(after.psnr - before.psnr) < 1e-4 && fabs(after.bpp / before.bpp - 1) < 1e-5);
+        assert_int_equal(train(&m, &pictures, &o), 0);
+        const layer *l = &m.syn.l[1 + 2 * all[i]->n_body + 1]; /* the first new block's pointwise */
+        float moved = 0;
+        for (int k = 0; k < l->cin * l->cout; k++) moved = fmaxf(moved, fabsf(m.st.p[l->w + (size_t)k]));
+        assert_true(moved > 1e-4f);
+        model_free(&m);
+    }
+    model m;
+    model_build(&m, &tiny_preset);
+    assert_int_equal(model_grow(&m, &tiny_preset), -1);
+    model_free(&m);
+    remove("hyper.ckpt");
+}
+
 static int prepare(void **state)
 {
     pictures_make(&pictures, 6);
@@ -483,6 +527,7 @@ int main(void)
         cmocka_unit_test(steps_are_the_formats),    cmocka_unit_test(engine_is_the_trainers),
         cmocka_unit_test(tables_fit_their_counts),  cmocka_unit_test(bd_rates),
         cmocka_unit_test(training_lowers_the_loss), cmocka_unit_test(interrupted_runs_end_alike),
+        cmocka_unit_test(grown_models_compute_the_same),
         cmocka_unit_test(master_weights_come_back),
     };
     return cmocka_run_group_tests(tests, prepare, clear);

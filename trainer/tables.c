@@ -66,8 +66,7 @@ int tables_choose_z(const class_tables *t, int cls, int d, int step)
 static void shares_of(int cls, const double *n, double *share)
 {
     const double scale = exp2(HYPER_LS_MIN + (cls + 0.5) * 12 / NSVQ_N_CLASSES);
-    double seen = 0, sum = 0;
-    for (int i = 0; n && i <= 2 * REACH; i++) seen += n[i];
+    double sum = 0;
     for (int i = 0; i <= 2 * REACH; i++) {
         const double v = fabs((double)(i - REACH));
         const double density = 1 / (1 + exp((v - 0.5) / scale)) - 1 / (1 + exp((v + 0.5) / scale));

@@ -125,18 +125,22 @@ GDALDataType NSVQToGDALType(nsvq_type eType)
     return GDT_Unknown;
 }
 
+#if !NSVQ_HAVE_INT8
 static bool IsSignedByte(GDALRasterBand *poBand)
 {
     const char *pszType = poBand->GetMetadataItem("PIXELTYPE", "IMAGE_STRUCTURE");
     return pszType && EQUAL(pszType, "SIGNEDBYTE");
 }
+#endif
 
 nsvq_type NSVQFromGDALBand(GDALRasterBand *poBand)
 {
     const GDALDataType eType = poBand->GetRasterDataType();
-    if (eType == GDT_Byte) return IsSignedByte(poBand) ? NSVQ_TYPE_S8 : NSVQ_TYPE_U8;
 #if NSVQ_HAVE_INT8
+    if (eType == GDT_Byte) return NSVQ_TYPE_U8;
     if (eType == GDT_Int8) return NSVQ_TYPE_S8;
+#else
+    if (eType == GDT_Byte) return IsSignedByte(poBand) ? NSVQ_TYPE_S8 : NSVQ_TYPE_U8;
 #endif
 #if NSVQ_HAVE_FLOAT16
     if (eType == GDT_Float16) return NSVQ_TYPE_F32;

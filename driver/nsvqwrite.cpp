@@ -1,35 +1,33 @@
 /* nsvqwrite.cpp - Create(): a dataset to be written piece by piece, as QGIS, rasterio and gdalwarp do.
  *
  * Pixels go to a temporary GeoTIFF, all else stays in memory (PAM that is never saved). Closing copies
- * both to the file of the asked name, which does not exist before, and never does when that fails. */
+ * both to the file of the asked name, which does not exist before, and never does when that fails or any
+ * write before has failed. */
 #include "nsvqdataset.h"
 
 namespace
 {
 
+class WriteDataset;
+
 class WriteBand final : public GDALPamRasterBand
 {
   public:
-    WriteBand(GDALDataset *poDSIn, GDALRasterBand *poTemporary);
+    WriteBand(WriteDataset *poDSIn, GDALRasterBand *poTemporary);
 
     CPLErr IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage) override
     {
         return m_poTemporary->ReadBlock(nBlockXOff, nBlockYOff, pImage);
     }
-    CPLErr IWriteBlock(int nBlockXOff, int nBlockYOff, void *pImage) override
-    {
-        return m_poTemporary->WriteBlock(nBlockXOff, nBlockYOff, pImage);
-    }
+    CPLErr IWriteBlock(int nBlockXOff, int nBlockYOff, void *pImage) override;
     CPLErr IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize, void *pData,
                      int nBufXSize, int nBufYSize, GDALDataType eBufType, GSpacing nPixelSpace,
-                     GSpacing nLineSpace, GDALRasterIOExtraArg *psExtraArg) override
+                     GSpacing nLineSpace, GDALRasterIOExtraArg *psExtraArg) override;
+    CPLErr Fill(double dfReal, double dfImaginary) override;
+    CPLErr FlushCache(bool bAtClosing) override;
+    bool IsMaskBand() const override
     {
-        return m_poTemporary->RasterIO(eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize,
-                                       nBufYSize, eBufType, nPixelSpace, nLineSpace, psExtraArg);
-    }
-    CPLErr Fill(double dfReal, double dfImaginary) override
-    {
-        return m_poTemporary->Fill(dfReal, dfImaginary);
+        return m_poTemporary->IsMaskBand();
     }
     // A mask is made of pixels too.
     CPLErr CreateMaskBand(int nNewFlags) override
@@ -44,7 +42,9 @@ class WriteBand final : public GDALPamRasterBand
     }
     GDALRasterBand *GetMaskBand() override
     {
-        return HasMask() ? m_poTemporary->GetMaskBand() : GDALPamRasterBand::GetMaskBand();
+        if (!HasMask()) return GDALPamRasterBand::GetMaskBand();
+        if (!m_poMask) m_poMask = std::make_unique<WriteBand>(Owner(), m_poTemporary->GetMaskBand());
+        return m_poMask.get();
     }
     int GetMaskFlags() override
     {
@@ -52,7 +52,10 @@ class WriteBand final : public GDALPamRasterBand
     }
 
   private:
+    WriteDataset *Owner() const;
+
     GDALRasterBand *m_poTemporary; // its dataset's
+    std::unique_ptr<WriteBand> m_poMask{};
     bool m_bMask = false;
 };
 
@@ -67,9 +70,10 @@ class WriteDataset final : public GDALPamDataset
                      BANDMAP_TYPE panBandMap, GSpacing nPixelSpace, GSpacing nLineSpace,
                      GSpacing nBandSpace, GDALRasterIOExtraArg *psExtraArg) override
     {
-        return m_poTemporary->RasterIO(eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize,
-                                       nBufYSize, eBufType, nBandCount, panBandMap, nPixelSpace,
-                                       nLineSpace, nBandSpace, psExtraArg);
+        const CPLErr eErr = m_poTemporary->RasterIO(
+            eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize, nBufYSize, eBufType, nBandCount,
+            panBandMap, nPixelSpace, nLineSpace, nBandSpace, psExtraArg);
+        return eRWFlag == GF_Write ? Written(eErr) : eErr;
     }
     CPLErr CreateMaskBand(int nNewFlags) override
     {
@@ -77,24 +81,64 @@ class WriteDataset final : public GDALPamDataset
     }
     NSVQ_CLOSE_OVERRIDE
 
+    // What a write came to: whoever goes on after a failure gets no file with holes.
+    CPLErr Written(CPLErr eErr)
+    {
+        m_bFailed = m_bFailed || eErr != CE_None;
+        return eErr;
+    }
+
   private:
     CPLErr Finish();
 
     std::unique_ptr<GDALDataset> m_poTemporary;
     const std::string m_osFilename;
     CPLStringList m_aosOptions;
-    bool m_bFinished = false;
+    bool m_bFinished = false, m_bFailed = false;
 };
 
 } // namespace
 
-WriteBand::WriteBand(GDALDataset *poDSIn, GDALRasterBand *poTemporary) : m_poTemporary(poTemporary)
+WriteDataset *WriteBand::Owner() const
+{
+    return static_cast<WriteDataset *>(poDS);
+}
+
+WriteBand::WriteBand(WriteDataset *poDSIn, GDALRasterBand *poTemporary) : m_poTemporary(poTemporary)
 {
     poDS = poDSIn;
     nBand = poTemporary->GetBand();
     eAccess = GA_Update;
     eDataType = poTemporary->GetRasterDataType();
+    nRasterXSize = poTemporary->GetXSize();
+    nRasterYSize = poTemporary->GetYSize();
     poTemporary->GetBlockSize(&nBlockXSize, &nBlockYSize);
+}
+
+CPLErr WriteBand::IWriteBlock(int nBlockXOff, int nBlockYOff, void *pImage)
+{
+    return Owner()->Written(m_poTemporary->WriteBlock(nBlockXOff, nBlockYOff, pImage));
+}
+
+CPLErr WriteBand::IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize, void *pData,
+                            int nBufXSize, int nBufYSize, GDALDataType eBufType, GSpacing nPixelSpace,
+                            GSpacing nLineSpace, GDALRasterIOExtraArg *psExtraArg)
+{
+    const CPLErr eErr = m_poTemporary->RasterIO(eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize,
+                                                nBufYSize, eBufType, nPixelSpace, nLineSpace, psExtraArg);
+    return eRWFlag == GF_Write ? Owner()->Written(eErr) : eErr;
+}
+
+CPLErr WriteBand::Fill(double dfReal, double dfImaginary)
+{
+    return Owner()->Written(m_poTemporary->Fill(dfReal, dfImaginary));
+}
+
+CPLErr WriteBand::FlushCache(bool bAtClosing)
+{
+    const CPLErr eMask = m_poMask ? m_poMask->FlushCache(bAtClosing) : CE_None;
+    const CPLErr eErr = GDALPamRasterBand::FlushCache(bAtClosing);
+    return eErr != CE_None ? eErr : eMask;
 }
 
 WriteDataset::WriteDataset(GDALDataset *poTemporary, const char *pszFilename,
@@ -128,7 +172,7 @@ CPLErr WriteDataset::Finish()
         CPLErrorReset();
         FlushCache(false);
         m_poTemporary->FlushCache(false);
-        if (CPLGetLastErrorType() == CE_Failure) eErr = CE_Failure;
+        if (m_bFailed || CPLGetLastErrorType() == CE_Failure) eErr = CE_Failure;
     }
     if (eErr == CE_None) {
         std::unique_ptr<GDALDataset> poDone(NSVQDataset::CreateCopy(

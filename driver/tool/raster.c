@@ -59,9 +59,11 @@ bool raster_open(raster *r, const char *path, const int *chosen, int n_chosen, m
     for (int i = 0; i < r->n_bands; i++) {
         const GDALRasterBandH band = band_of(r, i);
         const GDALDataType type = GDALGetRasterDataType(band);
-        const char *pixel_type = GDALGetMetadataItem(band, "PIXELTYPE", "IMAGE_STRUCTURE");
         r->type = i ? GDALDataTypeUnion(r->type, type) : type;
+#if GDAL_VERSION_NUM < GDAL_COMPUTE_VERSION(3, 7, 0) /* later they have a type, and the question is warned of */
+        const char *pixel_type = GDALGetMetadataItem(band, "PIXELTYPE", "IMAGE_STRUCTURE");
         if (pixel_type && EQUAL(pixel_type, "SIGNEDBYTE")) r->signed_bytes = true;
+#endif
         if (!(GDALGetMaskFlags(band) & GMF_ALL_VALID)) r->masks[i] = GDALGetMaskBand(band);
     }
     if (GDALDataTypeIsComplex(r->type)) return fail(r, "complex numbers are not compared");

@@ -127,6 +127,42 @@ if ds is not None:
 """
 
 
+FULL_ONCE = """
+import resource, signal, sys
+from osgeo import gdal
+from conftest import noise
+gdal.DontUseExceptions()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+gdal.PushErrorHandler("CPLQuietErrorHandler")
+gdal.SetConfigOption("GDAL_TIFF_INTERNAL_MASK", "YES")
+gdal.SetCacheMax(600000)
+ds = gdal.GetDriverByName("NSVQ").Create(sys.argv[1], 2048, 1024, 1, gdal.GDT_Byte, ["LOSSLESS=YES"])
+band = ds.GetRasterBand(1)
+if sys.argv[2] == "mask":
+    band.WriteArray(noise(2048, 1024)[0])
+    ds.CreateMaskBand(gdal.GMF_PER_DATASET)
+    band = band.GetMaskBand()
+all = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, all[1]))
+failed = 0
+for i in range(4):
+    failed += band.WriteArray(noise(2048, 1024)[0]) != 0
+resource.setrlimit(resource.RLIMIT_FSIZE, all)
+gdal.ErrorReset()
+band = None
+ds = None
+sys.exit(0 if failed and gdal.GetLastErrorType() == gdal.CE_Failure else 1)
+"""
+
+
+def test_no_file_after_a_write_that_failed(tmp_path):
+    """Even if there is room again when it is closed: of the raster or of its mask."""
+    for what in ["raster", "mask"]:
+        done = subprocess.run([sys.executable, "-c", FULL_ONCE, str(tmp_path / "a.nsvq"), what],
+                              cwd=os.path.dirname(os.path.abspath(__file__)))
+        assert done.returncode == 0 and os.listdir(tmp_path) == [], what
+
+
 @pytest.mark.parametrize("limit", [0, 3000, 500000, 1000000, 1500000])
 def test_disk_full(tmp_path, limit):
     """While pixels arrive, and while the file is made of them."""

@@ -75,12 +75,12 @@ def test_what_a_small_read_gives_is_the_overview(tmp_path, options):
     ds = reopen(copy(tmp_path / "a.nsvq", memory(pixels), *options))
     overviews = [ds.GetRasterBand(b + 1).GetOverview(1) for b in range(4)]
     want = np.stack([o.ReadAsArray() for o in overviews])
+    level = overviews[0].GetDataset()
+    assert level is None or level.RasterCount == 4
     ds = reopen(tmp_path / "a.nsvq")
     assert np.array_equal(ds.ReadAsArray(buf_xsize=326, buf_ysize=513), want)
     assert np.array_equal(ds.GetRasterBand(3).ReadAsArray(buf_xsize=326, buf_ysize=513), want[2])
     assert np.array_equal(ds.ReadAsArray(buf_xsize=326, buf_ysize=513, buf_type=gdal.GDT_Float32), want)
-    level = overviews[0].GetDataset()
-    assert level is None or level.RasterCount == 4
     ds = gdal.OpenEx(str(tmp_path / "a.nsvq"), open_options=["OVERVIEW_LEVEL=1"])
     assert np.array_equal(ds.ReadAsArray(), want)
 

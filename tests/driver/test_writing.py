@@ -177,7 +177,8 @@ def test_progress(vsimem):
 def test_old_file_survives_a_cancelled_copy_when_gdal_keeps_it(tmp_path):
     old = noise(50, 50)
     path = copy(tmp_path / "a.nsvq", memory(old), "LOSSLESS=YES")
-    fails(path, memory(picture(600, 600)), "QUIET_DELETE_ON_CREATE_COPY=NO",
+    keep = "QUIET_DELETE_ON_CREATE_COPY=NO"  # from 3.7 on not a driver's option any more
+    fails(path, memory(picture(600, 600)), "@" + keep if gdal.VersionInfo() >= "3070000" else keep,
           callback=lambda done, text, data: done < 0.5)
     assert np.array_equal(reopen(path).ReadAsArray(), old[0])
     assert os.listdir(tmp_path) == ["a.nsvq"]

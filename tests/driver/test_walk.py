@@ -9,12 +9,10 @@ import pytest
 from osgeo import gdal
 
 from conftest import crs, errors, noise, reopen
-from test_types import TYPES, raw, samples, source
+from test_types import TYPES, raw, samples, source, wider
 
 OWN = {"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "NSVQ", "SUBDATASETS", "OVERVIEWS"}
 MOST = 60e6  # samples of a file
-# What half floats become, where GDAL has them.
-WIDER = {getattr(gdal, "GDT_Float16", -1): gdal.GDT_Float32, getattr(gdal, "GDT_CFloat16", -1): gdal.GDT_CFloat32}
 
 
 def sources(folder, pattern):
@@ -89,7 +87,7 @@ def differences(got, want):
     check("metadata", domains(got), domains(want))
     for i in range(1, want.RasterCount + 1):
         a, b = got.GetRasterBand(i), want.GetRasterBand(i)
-        check("band %d type" % i, a.DataType, WIDER.get(b.DataType, b.DataType))
+        check("band %d type" % i, a.DataType, wider(b))
         for what in ["GetDescription", "GetColorInterpretation", "GetScale", "GetOffset", "GetUnitType",
                      "GetCategoryNames", "GetMaskFlags"]:
             x, y = getattr(a, what), getattr(b, what)

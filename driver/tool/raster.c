@@ -108,11 +108,11 @@ bool raster_start(raster *r, int rows)
     return true;
 }
 
-/* Reads the strip that starts with row y. Bands share a mask of the dataset: it is read once. */
+/* Reads the strip that starts with row y. Bands share a mask of the dataset: it is read once. Rows of a mask are
+ * asked for without gaps: GDAL 3.10 loses them for masks of nodata. */
 static bool read_strip(raster *r, int y)
 {
     const GSpacing size = GDALGetDataTypeSizeBytes(r->type), w = r->width;
-    const size_t mask_step = (size_t)r->width * r->n_bands;
     const int rows = r->height - y < r->strip_rows ? r->height - y : r->strip_rows;
 
     r->said->text[0] = 0;
@@ -121,13 +121,13 @@ static bool read_strip(raster *r, int y)
                               NULL) != CE_None)
         return fail(r, "cannot be read");
     for (int i = 0; i < r->n_bands; i++) {
-        uint8_t *to = r->valid + (size_t)i * r->width;
+        const size_t n = (size_t)r->strip_rows * r->width;
+        uint8_t *to = r->valid + i * n;
         if (!r->masks[i]) continue;
         if (i && r->masks[i] == r->masks[i - 1]) {
-            for (int row = 0; row < rows; row++)
-                memcpy(to + row * mask_step, to + row * mask_step - r->width, (size_t)r->width);
+            memcpy(to, to - n, n);
         } else if (GDALRasterIOEx(r->masks[i], GF_Read, 0, y, r->width, rows, to, r->width, rows,
-                                  GDT_Byte, 1, (GSpacing)mask_step, NULL) != CE_None) {
+                                  GDT_Byte, 1, w, NULL) != CE_None) {
             return fail(r, "mask cannot be read");
         }
     }
@@ -140,13 +140,14 @@ bool raster_row(raster *r, int y, int i, double *values, uint8_t *valid)
 {
     if ((y < r->first || y >= r->first + r->rows) && !read_strip(r, y)) return false;
     const size_t at = ((size_t)(y - r->first) * r->n_bands + i) * r->width;
+    const uint8_t *mask = r->valid + ((size_t)i * r->strip_rows + (y - r->first)) * r->width;
     const int size = GDALGetDataTypeSizeBytes(r->type);
     GDALCopyWords(r->pixels + at * size, r->type, size, values, GDT_Float64, sizeof *values,
                   r->width);
     if (r->signed_bytes)
         for (int x = 0; x < r->width; x++) values[x] -= values[x] > 127 ? 256 : 0;
     if (r->masks[i])
-        for (int x = 0; x < r->width; x++) valid[x] = r->valid[at + x] != 0;
+        for (int x = 0; x < r->width; x++) valid[x] = mask[x] != 0;
     else
         memset(valid, 1, (size_t)r->width);
     if (GDALDataTypeIsFloating(r->type))

@@ -24,7 +24,7 @@ typedef struct raster {
     int first, rows;   /* strip in memory */
     int strip_rows;    /* its largest height */
     uint8_t *pixels;   /* [row][band][width] of type */
-    uint8_t *valid;    /* [row][band][width]: the masks' values */
+    uint8_t *valid;    /* [band][strip_rows][width]: the masks' values */
     message *said;
     char problem[1024]; /* set when a function returns false */
 } raster;

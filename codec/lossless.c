@@ -173,18 +173,20 @@ static void place_samples(block *k, const map *m)
  * does. */
 static bool mark_repeats(block *k)
 {
+    static const uint8_t none[LOSSLESS_MAX_SIDE];
     const bands *b = &k->b;
     size_t same = 0, near = 0;
 
     for (uint32_t y = 0; y < b->h; y++) {
-        const int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
-        for (uint32_t x = 0; x < b->w; x++) {
-            size_t i = (size_t)y * b->w + x;
-            int32_t left = x ? row[x] - row[x - 1] : 0, up = row[x] - *(row + x - b->stride);
-            bool masked = b->mask && b->mask[i];
-            k->skip[i] = masked || !up || (x && !left);
-            same += !masked && x && !left;
-            near += !masked && (left == 1 || left == -1);
+        const int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride, *up = row - b->stride;
+        const uint8_t *mask = b->mask ? b->mask + (size_t)y * b->w : none;
+        uint8_t *skip = k->skip + (size_t)y * b->w;
+        skip[0] = (mask[0] != 0) | (row[0] == up[0]);
+        for (uint32_t x = 1; x < b->w; x++) {
+            uint32_t left = (uint32_t)row[x] - (uint32_t)row[x - 1];
+            skip[x] = (mask[x] != 0) | (row[x] == up[x]) | !left;
+            same += !mask[x] & !left;
+            near += !mask[x] & (left + 1 <= 2) & (left != 0);
         }
     }
     return 4 * same > 3 * near;

@@ -206,9 +206,9 @@ static inline unsigned get_symbol(reader *r, model *m)
 static inline void put_value(coder *c, model *m, unsigned k, int32_t v)
 {
     int32_t h = v >> k;
-    uint32_t a = (uint32_t)(h < 0 ? ~h : h), bin = a < 10 ? a : 10;
+    uint32_t a = (uint32_t)(h < 0 ? ~h : h), bin = a < 10 ? a : 40 - (unsigned)__builtin_clz(a - 8);
 
-    while (bin < BIN_REST && a >= bin_base[bin + 1]) bin++;
+    bin = bin < BIN_REST ? bin : BIN_REST;
     unsigned symbol = h < 0 ? 15 - bin : 16 + bin;
     put_symbol(c, m->start[symbol], (uint32_t)m->start[symbol + 1] - m->start[symbol]);
     model_update(m, symbol);

@@ -311,15 +311,21 @@ static double *cell_moments(const cells *k, uint32_t i)
 CLONES static void cell_left(double left[MAX_SETS], const cells *k, uint32_t i,
                              const double *products, uint32_t n_sets)
 {
-    const double *m = cell_moments(k, i), *end = cell_moments(k, i + 1);
+    const double *m = cell_moments(k, i), *end = cell_moments(k, i + 1), *p = products;
+    double even[MAX_SETS] = {0}, odd[MAX_SETS] = {0}; // sums that do not wait for each other
 
-    for (uint32_t s = 0; s < MAX_SETS; s++) left[s] = 0;
     if (n_sets <= 4)
-        for (; m < end; m++, products += MAX_SETS)
-            for (int s = 0; s < 4; s++) left[s] += *m * products[s];
+        for (; end - m > 1; m += 2, p += 2 * MAX_SETS) {
+            for (int s = 0; s < 4; s++) even[s] += m[0] * p[s];
+            for (int s = 0; s < 4; s++) odd[s] += m[1] * p[MAX_SETS + s];
+        }
     else
-        for (; m < end; m++, products += MAX_SETS)
-            for (int s = 0; s < MAX_SETS; s++) left[s] += *m * products[s];
+        for (; end - m > 1; m += 2, p += 2 * MAX_SETS) {
+            for (int s = 0; s < MAX_SETS; s++) even[s] += m[0] * p[s];
+            for (int s = 0; s < MAX_SETS; s++) odd[s] += m[1] * p[MAX_SETS + s];
+        }
+    for (int s = 0; m < end && s < MAX_SETS; s++) even[s] += m[0] * p[s];
+    for (int s = 0; s < MAX_SETS; s++) left[s] = even[s] + odd[s];
 }
 
 /* products of c_a c_b, twice where a and b differ. */

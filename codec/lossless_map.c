@@ -174,6 +174,18 @@ static uint64_t key_of(const map *m, nsvq_type type, uint64_t bits, uint64_t bef
     return (uint64_t)(n + INT32_MAX);
 }
 
+static void find_keys(const map *m, nsvq_type type, const uint64_t *in, const uint64_t *before, size_t n, uint64_t *key)
+{
+    uint64_t flip = is_signed(type) ? top_bit(type) : 0;
+
+    if (is_float(type))
+        for (size_t i = 0; i < n; i++) key[i] = key_of(m, type, in[i], before ? before[i] : 0);
+    else if (m->difference)
+        for (size_t i = 0; i < n; i++) key[i] = (in[i] ^ flip) - (before[i] ^ flip) + DIFFERENCE_ZERO;
+    else
+        for (size_t i = 0; i < n; i++) key[i] = in[i] ^ flip;
+}
+
 static uint64_t sample_of_key(const map *m, nsvq_type type, uint64_t key, uint64_t before)
 {
     if (m->difference) {
@@ -274,9 +286,11 @@ bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint64_t *befo
         }
         if (most - least > last - first) m->kind = MAP_ORDER, m->exponent = 0;
     }
+    uint64_t *key = low_bits; // until it is known which bits these are
+    find_keys(m, type, in, before, n, key);
     for (size_t i = 0; i < n; i++) {
         if (mask && mask[i]) continue;
-        uint64_t k = key_of(m, type, in[i], before ? before[i] : 0);
+        uint64_t k = key[i];
         if (used++ && steps != 1) steps = gcd(k > low ? k - low : low - k, steps);
         low = k < low ? k : low;
         high = k > high ? k : high;
@@ -289,7 +303,8 @@ bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint64_t *befo
     for (size_t i = 0; i < n; i++) {
         v[i] = 0;
         if (mask && mask[i]) continue;
-        uint64_t k = (key_of(m, type, in[i], before ? before[i] : 0) - low) / m->step;
+        uint64_t k = key[i] - low;
+        if (m->step != 1) k /= m->step;
         if (m->low_bits) low_bits[i] = k & ((UINT64_C(1) << m->low_bits) - 1);
         v[i] = (uint32_t)(k >> m->low_bits);
     }

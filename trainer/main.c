@@ -20,7 +20,7 @@ static const char usage_text[] =
     "  --minutes N       length of the training (default 20)\n"
     "  --steps N         length in steps instead\n"
     "  --family NAME     vq (default) or hyper: its preset standard or hyper16\n"
-    "  --preset NAME     standard, small; hyper16, hyper8, hyper-small: shape of the networks\n"
+    "  --preset NAME     standard, small; hyper16, hyper8, hyper8-large, hyper-small: shape of the networks\n"
     "  --resume FILE     go on from a checkpoint: without --steps and --minutes with the run that it was\n"
     "                    saved in, exactly as if that had not been cut short\n"
     "  --init MODEL      start from a model file that holds master weights; hyper: with --preset it grows to\n"

@@ -59,6 +59,12 @@ static inline uint32_t round_up(const encoder *e, uint32_t v)
     return (v + side - 1) / side * side;
 }
 
+/* That of the chunk. */
+static inline const strip *strip_of(const encoder *e)
+{
+    return &e->strips[e->level > 0];
+}
+
 /* ---- encode_strip.c ---- */
 
 /* Pixels of group e->g for the chunk, with the analysis' halo, from the caller or from the pyramid. */

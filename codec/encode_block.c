@@ -143,7 +143,7 @@ static void to_levels(const group *g, uint8_t *level, uint8_t *known, const uint
 
 static int view_of(const encoder *e, slot *s, uint32_t bx, view *v)
 {
-    const strip *st = &e->strips[e->level > 0];
+    const strip *st = strip_of(e);
     const group *g = &e->w.h.groups[e->g];
     uint32_t side = e->model->desc.stride, margin = e->halo * side, w, h, x = bx * BLOCK, y = e->by * BLOCK;
 
@@ -210,7 +210,7 @@ static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
     uint32_t w, h;
     size_t size;
     view v;
-    const strip *st = &e->strips[e->level > 0];
+    const strip *st = strip_of(e);
     const uint8_t *px = strip_at(st, bx * BLOCK, e->by * BLOCK);
     size_t n_nodata = 0, n_outside = 0;
 
@@ -249,14 +249,15 @@ static nsvq_status encode_lossy(encoder *e, slot *s, uint32_t bx, wr *out)
 static void gather_planes(const encoder *e, slot *s, const uint8_t *from, uint32_t w, uint32_t h)
 {
     const group *g = &e->w.h.groups[e->g];
-    size_t bytes = group_bytes(g), step = e->strips[e->level > 0].item;
+    const strip *st = strip_of(e);
+    size_t bytes = group_bytes(g), step = st->item;
     uint8_t *to = s->planes;
 
     for (uint32_t b = 0; b < g->n_bands; b++)
         for (int part = 0; part <= g->complex; part++)
             for (uint32_t y = 0; y < h; y++, to += w * bytes) {
-                const uint8_t *p = from + (ptrdiff_t)b * e->strips[e->level > 0].band_stride +
-                                   (ptrdiff_t)y * e->strips[e->level > 0].stride + (size_t)part * bytes;
+                const uint8_t *p = from + (ptrdiff_t)b * st->band_stride + (ptrdiff_t)y * st->stride +
+                                   (size_t)part * bytes;
                 if (step == bytes) memcpy(to, p, w * bytes);
                 for (uint32_t x = 0; step != bytes && x < w; x++) memcpy(to + x * bytes, p + x * step, bytes);
             }
@@ -270,7 +271,7 @@ static nsvq_status encode_exact(encoder *e, slot *s, uint32_t bx, wr *out)
     size_t bytes = group_bytes(g);
 
     block_extent(&e->w.h, e->level, bx, e->by, &shape.width, &shape.height);
-    gather_planes(e, s, strip_at(&e->strips[e->level > 0], bx * BLOCK, e->by * BLOCK), shape.width, shape.height);
+    gather_planes(e, s, strip_at(strip_of(e), bx * BLOCK, e->by * BLOCK), shape.width, shape.height);
     size_t n = (size_t)shape.width * shape.height * shape.n_bands;
     if (nodata && !memcmp(s->planes, nodata, bytes) && !memcmp(s->planes, s->planes + bytes, (n - 1) * bytes))
         return NSVQ_OK; // not stored
@@ -281,12 +282,12 @@ static nsvq_status encode_exact(encoder *e, slot *s, uint32_t bx, wr *out)
 
 static nsvq_status encode_mask(encoder *e, slot *s, uint32_t bx, wr *out)
 {
-    const uint8_t *px = strip_at(&e->strips[e->level > 0], bx * BLOCK, e->by * BLOCK);
+    const uint8_t *px = strip_at(strip_of(e), bx * BLOCK, e->by * BLOCK);
     uint32_t w, h;
     wr layer = {0};
 
     block_extent(&e->w.h, e->level, bx, e->by, &w, &h);
-    if (find_equal(s->bits, px, e->strips[e->level > 0].stride, 1, 1, w, h, 0) == (size_t)w * h) return NSVQ_OK; // not stored
+    if (find_equal(s->bits, px, strip_of(e)->stride, 1, 1, w, h, 0) == (size_t)w * h) return NSVQ_OK; // not stored
     mask_encode(&layer, s->bits, 1, w, h);
     wr_le(out, PART_MASK, 1);
     put_part(out, PART_MASK, layer.p, layer.size, true);

@@ -2,11 +2,6 @@
  * pulled. May include: encode.h. */
 #include "encode.h"
 
-static strip *strip_of(encoder *e)
-{
-    return &e->strips[e->level > 0];
-}
-
 /* Grows the strip's memory, keeping what it holds. */
 static nsvq_status strip_room(strip *s, size_t size, nsvq_error *err)
 {
@@ -72,7 +67,7 @@ static nsvq_status strip_lossy(encoder *e, strip next, nsvq_error *err)
 {
     const header *h = &e->w.h;
     const grid *v = &h->levels[e->level];
-    strip *s = strip_of(e);
+    strip *s = &e->strips[e->level > 0];
     size_t bytes = group_bytes(&h->groups[e->g]);
     uint32_t margin = e->halo * e->model->desc.stride, from;
 
@@ -119,7 +114,7 @@ nsvq_status strip_load(encoder *e, nsvq_error *err)
     next.stride = (ptrdiff_t)((next.x1 - next.x0) * next.item);
     next.band_stride = next.stride * (ptrdiff_t)height;
     size_t n = g->coding == CODING_MASK ? 1 : g->n_bands;
-    strip *s = strip_of(e);
+    strip *s = &e->strips[e->level > 0];
     nsvq_status st = strip_room(s, n * (size_t)next.band_stride, err);
     if (st != NSVQ_OK) return st;
     next.px = s->px;

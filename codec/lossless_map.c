@@ -163,23 +163,23 @@ static uint64_t gcd(uint64_t a, uint64_t b)
 
 #define DIFFERENCE_ZERO (UINT64_C(1) << 33)
 
-/* Numbers with an offset, so that they are positive. */
-static uint64_t key_of(const map *m, nsvq_type type, uint64_t bits, uint64_t before)
+/* Of a float: numbers with an offset, so that they are positive. */
+static uint64_t float_key(const map *m, nsvq_type type, uint64_t bits)
 {
     int64_t n = 0;
 
-    if (m->difference) return ordered(bits, type) - ordered(before, type) + DIFFERENCE_ZERO;
     if (m->kind == MAP_ORDER) return ordered(bits, type);
     number_of(m, type, bits, &n);
     return (uint64_t)(n + INT32_MAX);
 }
 
+/* Of n samples; before: of the band before, where m->difference. */
 static void find_keys(const map *m, nsvq_type type, const uint64_t *in, const uint64_t *before, size_t n, uint64_t *key)
 {
     uint64_t flip = is_signed(type) ? top_bit(type) : 0;
 
     if (is_float(type))
-        for (size_t i = 0; i < n; i++) key[i] = key_of(m, type, in[i], before ? before[i] : 0);
+        for (size_t i = 0; i < n; i++) key[i] = float_key(m, type, in[i]);
     else if (m->difference)
         for (size_t i = 0; i < n; i++) key[i] = (in[i] ^ flip) - (before[i] ^ flip) + DIFFERENCE_ZERO;
     else
@@ -278,7 +278,7 @@ bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint64_t *befo
         uint64_t least = UINT64_MAX, most = 0, first = UINT64_MAX, last = 0;
         for (size_t i = 0; i < n; i++) {
             if (mask && mask[i]) continue;
-            uint64_t k = key_of(m, type, in[i], before ? before[i] : 0), o = ordered(in[i], type);
+            uint64_t k = float_key(m, type, in[i]), o = ordered(in[i], type);
             least = k < least ? k : least;
             most = k > most ? k : most;
             first = o < first ? o : first;

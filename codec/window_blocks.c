@@ -38,8 +38,7 @@ static void load(nsvq_file *f, slot *s, const fetched *v, entry *e)
     cache_publish(&f->cache, e, st, &err);
 }
 
-nsvq_status blocks_get(blocks *b, nsvq_file *f, slot *s, const fetched *v, size_t n,
-                              nsvq_error *err)
+nsvq_status blocks_get(blocks *b, nsvq_file *f, slot *s, const fetched *v, size_t n, nsvq_error *err)
 {
     nsvq_status st = cache_claim(&f->cache, b->number, n, b->entry);
 

@@ -219,7 +219,9 @@ static void loss(gpu *g)
            .per = (g->n_errors + FOLDS - 1) / FOLDS, .stride = B);
     LAUNCH(g, fold, FOLDS * B, .from = g->bits_part, .to = g->bits_sum, .n = g->n_bits, .c = B,
            .per = (g->n_bits + FOLDS - 1) / FOLDS, .stride = B);
-    LAUNCH(g, weigh, B, .p = g->drawn, .bits = g->bits_sum, .errors = g->error_sum, .batch = B, .n = n);
+    const balance by = hyper_balance(NSVQ_Z_STRIDE / g->lat.per);
+    LAUNCH(g, weigh, B, .p = g->drawn, .bits = g->bits_sum, .errors = g->error_sum, .batch = B, .n = n,
+           .coarse = by.coarse, .least = by.least);
     LAUNCH(g, tally, 1, .p = g->drawn, .s = g->s, .batch = B);
     g->dev->launch(g->dev, KERNEL_error_back, &e, (uint32_t)(B * (n / 4)));
 }

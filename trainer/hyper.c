@@ -45,6 +45,11 @@ float hyper_step(float quality)
     return 0.5f * exp2f((50.f - quality) / 20.f);
 }
 
+balance hyper_balance(int stride)
+{
+    return stride == 16 ? (balance){2.378f, 0.05f} : (balance){1.f, 0.2f};
+}
+
 float hyper_quality(float quality)
 {
     return (quality - 50.f) * 0.5f;

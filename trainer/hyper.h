@@ -19,7 +19,6 @@
 #define HYPER_LS_MAX 8.f
 #define HYPER_MAX_SLOPE 4.f  /* of a rate: bits per step, or octave of the scale */
 #define HYPER_MAX_Z 6.f      /* steps: hyper-latents are clamped */
-#define HYPER_RATE_FLOOR 0.2 /* bits per pixel: below it patches do not count for more */
 
 typedef struct hyper {
     int     latent, z, per, side, context; /* L, Z, latents per hyper-latent each way, S, 4 L + 4 */
@@ -53,6 +52,13 @@ typedef struct hyper_patch {
 
 void  hyper_build(hyper *q, store *s, int stride, int latent, int z, int wide, int side);
 float hyper_step(float quality); /* in real latent units, without gains */
+/* What training balances rate and distortion by. Stride 16 is for lower rates: at the same quality its steps
+ * begin larger. */
+typedef struct balance {
+    float coarse; /* factor on the steps */
+    float least;  /* bits per pixel: below it patches do not count for more */
+} balance;
+balance hyper_balance(int stride);
 /* Side input of the networks that know the quality. */
 float hyper_quality(float quality);
 /* y [h][w][L] -> y_hat [h][w][L + 4]; w, h are multiples of per. noise: a generator for the rates of

@@ -208,7 +208,8 @@ static void back_hyper(const model *m, const float *p, worker *w, double bits, f
     const size_t n = (size_t)o->h * o->w * o->c;
     const int stride = m->pre.stride;
     const double pixels = (double)n / 3;
-    const float step = hyper_step(quality), bit = weight / (float)(bits + pixels * HYPER_RATE_FLOOR);
+    const balance by = hyper_balance(stride);
+    const float step = hyper_step(quality) * by.coarse, bit = weight / (float)(bits + pixels * (double)by.least);
     const float scale = bit / (HYPER_RATE * step * step), share = m->run.ms_ssim;
     for (size_t i = 0; i < n; i++) o->g[i] = 2.f * (1.f - share) * scale * (o->v[i] - x->v[i]);
     if (share > 0.f) {

@@ -411,7 +411,7 @@ static void training_lowers_the_loss(void **state)
         print_message("%.2f dB %.3f bpp, then %.2f dB %.3f bpp\n", before[i].psnr, before[i].bpp, after[i].psnr,
                       after[i].bpp);
     for (int i = 0; i < 3; i++)
-        assert_true(after[i].psnr > before[i].psnr - 0.1 && after[i].bpp < 0.97 * before[i].bpp);
+        assert_true(after[i].psnr > before[i].psnr - 0.2 && after[i].bpp < 0.93 * before[i].bpp);
     model_free(&m);
     remove("hyper.ckpt");
 }

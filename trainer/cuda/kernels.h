@@ -668,8 +668,9 @@ NSVQ_HD void error_back_body(const error_args *a, uint32_t i)
     put4(a->g, (size_t)i * 4, o);
 }
 
-/* A patch: bits and squared errors [FOLDS][batch] -> its weights, figures. n: values. */
-typedef struct weigh_args { drawn *p; const float *bits, *errors; int batch, n; } weigh_args;
+/* A patch: bits and squared errors [FOLDS][batch] -> its weights, figures. n: values; coarse, least: of
+ * hyper_balance(). */
+typedef struct weigh_args { drawn *p; const float *bits, *errors; int batch, n; float coarse, least; } weigh_args;
 
 NSVQ_HD void weigh_body(const weigh_args *a, uint32_t i)
 {
@@ -679,8 +680,8 @@ NSVQ_HD void weigh_body(const weigh_args *a, uint32_t i)
         bits += a->bits[k * a->batch + (int)i];
         errors += a->errors[k * a->batch + (int)i];
     }
-    const float step = step_of(p->quality);
-    p->bit = 1.f / (float)a->batch / (float)(bits + a->n / 3. * HYPER_RATE_FLOOR);
+    const float step = step_of(p->quality) * a->coarse;
+    p->bit = 1.f / (float)a->batch / (float)(bits + a->n / 3. * (double)a->least);
     p->scale = p->bit / (HYPER_RATE * step * step);
     p->bits = bits;
     p->psnr = 10 * log10(255. * 255 / (errors / a->n * 64 * 64 + 1e-9));

@@ -397,11 +397,16 @@ void map_code(map *m, coder *c, nsvq_type type, size_t n)
 void map_samples(const map *m, nsvq_type type, uint64_t *bits, const int32_t *row,
                  const uint64_t *low, const uint64_t *before, uint32_t n)
 {
-    uint64_t top = top_bit(type), base = m->base;
+    uint64_t top = top_bit(type), base = m->base, all = top | (top - 1), flip = is_signed(type) ? top : 0;
+    bool usual = !m->n_table && !m->low_bits && m->step == 1 && !is_float(type);
 
-    if (m->kind == MAP_ORDER && !m->difference && !m->n_table && !m->low_bits && m->step == 1 &&
-        !is_float(type)) {
-        uint64_t flip = is_signed(type) ? top : 0; // the usual case
+    if (usual && m->difference) {
+        base -= DIFFERENCE_ZERO;
+        for (uint32_t i = 0; i < n; i++)
+            bits[i] = (((uint32_t)row[i] + m->mean + base + (before[i] ^ flip)) & all) ^ flip;
+        return;
+    }
+    if (usual) {
         for (uint32_t i = 0; i < n; i++) bits[i] = ((uint32_t)row[i] + m->mean + base) ^ flip;
         return;
     }

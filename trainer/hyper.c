@@ -47,7 +47,7 @@ float hyper_step(float quality)
 
 balance hyper_balance(int stride)
 {
-    return stride == 16 ? (balance){2.378f, 0.05f} : (balance){1.f, 0.2f};
+    return stride == 16 ? (balance){2.378f, 0.5f, 0.05f} : (balance){1.f, 1.f, 0.2f};
 }
 
 float hyper_quality(float quality)

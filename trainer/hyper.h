@@ -52,10 +52,11 @@ typedef struct hyper_patch {
 
 void  hyper_build(hyper *q, store *s, int stride, int latent, int z, int wide, int side);
 float hyper_step(float quality); /* in real latent units, without gains */
-/* What training balances rate and distortion by. Stride 16 is for lower rates: at the same quality its steps
- * begin larger. */
+/* What training balances rate and distortion by. Stride 16 is for lower rates: at the same quality its errors
+ * may be larger. */
 typedef struct balance {
-    float coarse; /* factor on the steps */
+    float coarse; /* factor on the errors */
+    float unit;   /* latents of a start from principal components: a flat white has to stay within their range */
     float least;  /* bits per pixel: below it patches do not count for more */
 } balance;
 balance hyper_balance(int stride);

@@ -473,7 +473,7 @@ static void start_hyper(model *m, const dataset *d, const float *std, uint64_t *
 {
     const hyper *q = &m->h;
     const int L = q->latent, X = q->context;
-    const float coarse = hyper_balance(m->pre.stride).coarse;
+    const balance by = hyper_balance(m->pre.stride);
     float *p = m->st.p, *scale = need((size_t)(L + NSVQ_N_EXTRA), sizeof *scale);
     uint8_t *rgb = need(256 * 256 * 3, 1);
     workspace ws = {0};
@@ -490,7 +490,7 @@ static void start_hyper(model *m, const dataset *d, const float *std, uint64_t *
     random_layer(m, last, 0.02f, NULL, rng);
     memset(p + last->w + (size_t)L * (size_t)last->cin, 0, (size_t)L * (size_t)last->cin * sizeof *p);
     for (int c = 0; c < L; c++) p[last->b + (size_t)c] = log2f(0.4f * std[c]);
-    for (int i = 0; i < NSVQ_N_GAINS * L; i++) p[q->gain + (size_t)i] = log2f(coarse);
+    for (int i = 0; i < NSVQ_N_GAINS * L; i++) p[q->gain + (size_t)i] = log2f(by.coarse * by.unit);
     for (int a = 0; a < NSVQ_N_GAINS; a++)
         for (int c = 0; c < q->z; c++) p[q->z_gain + (size_t)(a * q->z + c)] = 0.3f - 0.2f * (float)a;
 
@@ -498,7 +498,7 @@ static void start_hyper(model *m, const dataset *d, const float *std, uint64_t *
     for (int k = 0; k < 200; k++) {
         const tensor *y = draw_latents(m, d, rng, rgb, &ws);
         float *wide = need((size_t)(y->h * y->w) * (size_t)(L + NSVQ_N_EXTRA), sizeof *wide);
-        const float step = coarse * hyper_step(15.f + 70.f * random_unit(rng)); /* of the neighbours */
+        const float step = by.coarse * by.unit * hyper_step(15.f + 70.f * random_unit(rng)); /* of the neighbours */
         hyper_open(q, &hp, y->v, y->w, y->h);
         for (int i = 0; i < y->h * y->w * L; i++)
             wide[i / L * (L + NSVQ_N_EXTRA) + i % L] = step * rintf(y->v[i] / step);
@@ -529,6 +529,7 @@ static void start_linear(model *m, const float *basis, const float *variance, fl
 {
     const int L = m->pre.latent, P = 3 * m->pre.stride * m->pre.stride, S = m->pre.slices;
     const int cin = m->syn.channels[0];
+    const float unit = m->pre.family == NSVQ_FAMILY_HYPER ? hyper_balance(m->pre.stride).unit : 1.f;
     float *ana = m->st.p + m->ana.l[m->ana_linear].w, *syn = m->st.p + m->syn.l[m->syn_linear].w;
     int fill[NSVQ_MAX_SLICES] = {0};
     float flat[3] = {0};
@@ -540,9 +541,11 @@ static void start_linear(model *m, const float *basis, const float *variance, fl
             while (fill[s] == m->pre.dim) s = (s + 1) % S;
             c = s * m->pre.dim + fill[s]++;
         }
-        std[c] = sqrtf(variance[i]);
-        memcpy(ana + (size_t)c * P, basis + (size_t)i * P, sizeof(float) * (size_t)P);
-        for (int p = 0; p < P; p++) syn[(size_t)p * cin + c] = basis[(size_t)i * P + p];
+        std[c] = unit * sqrtf(variance[i]);
+        for (int p = 0; p < P; p++) {
+            ana[(size_t)c * P + p] = unit * basis[(size_t)i * P + p];
+            syn[(size_t)p * cin + c] = basis[(size_t)i * P + p] / unit;
+        }
         if (!S) continue;
         float e = 0;
         for (int b = 0; b < 3; b++) {

@@ -228,6 +228,8 @@ static inline int32_t get_value(reader *r, model *m, unsigned k)
     unsigned symbol = get_symbol(r, m), bin = symbol >= 16 ? symbol - 16 : 15 - symbol;
     uint32_t a, sign = symbol >= 16 ? 0 : UINT32_MAX;
 
+    if (!k && symbol - 6 < 20) return (int32_t)symbol - 16; // the most frequent ones: no bits follow
+
     if (bin < BIN_REST) {
         unsigned n = bin_bits[bin];
         uint64_t v = peek_bits(r);

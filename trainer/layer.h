@@ -76,6 +76,9 @@ typedef struct workspace {
 void workspace_shape(workspace *ws, const network *n, int h, int w); /* of register 0 */
 void workspace_free(workspace *ws);
 
+/* Multiplications per position of register 0. */
+double net_macs(const network *n);
+
 /* r[0].v -> r[output].v */
 void net_forward(const network *n, const float *p, workspace *ws);
 /* r[output].g -> r[0].g (if want_input) and g += parameter gradients. Overwrites all other r[].g. */

@@ -21,6 +21,7 @@ static const char usage_text[] =
     "  --steps N         length in steps instead\n"
     "  --family NAME     vq (default) or hyper: its preset standard or hyper16\n"
     "  --preset NAME     standard, small; hyper16, hyper8, hyper8-large, hyper-small: shape of the networks\n"
+    "  --body N          residual blocks of the synthesis at the latents' scale, 1 to 16, instead of the preset's\n"
     "  --resume FILE     go on from a checkpoint: without --steps and --minutes with the run that it was\n"
     "                    saved in, exactly as if that had not been cut short\n"
     "  --init MODEL      start from a model file that holds master weights; hyper: with --preset it grows to\n"
@@ -98,6 +99,12 @@ static char *make_card(const model *m, const dataset *d, const figures *f, const
                       is_hyper(m) ? "hyper" : "vq", m->pre.name, day, d->n, d->pixels / 1e6, d->n_classes,
                       m->step, m->trained_mpixel, m->trained_minutes, r->batch, r->patch, r->patch,
                       (double)r->lr, recipe, (double)r->qat);
+    if (is_hyper(m)) {
+        const costs c = model_costs(m);
+        at += snprintf(card + at, (size_t)(SIZE - at),
+                       "thousands of multiplications per pixel: analysis %.2f; synthesis %.2f, entropy model %.2f\n",
+                       c.analysis, c.synthesis, c.entropy);
+    }
     for (int k = 0; k < (is_hyper(m) ? N_CARD : 1); k++)
         at += snprintf(card + at, (size_t)(SIZE - at),
                        "%s (%d patches, quality %d): float %.3f dB %.4f bpp, integer %.3f dB %.4f bpp\n",
@@ -164,6 +171,7 @@ static int run_training(const train_options *o)
     preset p;
     if (!can_write(o->out)) return 1;
     if (preset_find(o->preset, &p)) return 2;
+    if (o->body) p.n_body = o->body;
     if (dataset_load(&d, o->data, o->quiet)) return 3;
     if (!o->quiet)
         fprintf(stderr, "%d pictures, %.1f Mpixel, %d classes\n", d.n, d.pixels / 1e6, d.n_classes);
@@ -253,6 +261,7 @@ int main(int argc, char **argv)
         else if (!strcmp(a, "--steps")) o.steps = (long)number(v, 0, 1e9, &bad), length_given = 1;
         else if (!strcmp(a, "--family")) family = v, family_given = 1;
         else if (!strcmp(a, "--preset")) o.preset = v;
+        else if (!strcmp(a, "--body")) o.body = (int)number(v, 1, 16, &bad);
         else if (!strcmp(a, "--resume")) o.resume = v;
         else if (!strcmp(a, "--init")) o.init = v;
         else if (!strcmp(a, "--name")) o.name = v;

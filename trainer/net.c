@@ -121,6 +121,18 @@ void workspace_free(workspace *ws)
     memset(ws, 0, sizeof *ws);
 }
 
+double net_macs(const network *n)
+{
+    double sum = 0;
+    for (int i = 0; i < n->n_layers; i++) {
+        const layer *l = &n->l[i];
+        const double at = 1. / (1 << 2 * n->shrink[l->src]);
+        if (l->kind == NSVQ_LAYER_POINTWISE) sum += at * l->rep * l->cin * l->cout;
+        if (l->kind == NSVQ_LAYER_DEPTHWISE) sum += at * l->k * l->k * l->cin;
+    }
+    return sum;
+}
+
 void net_forward(const network *n, const float *p, workspace *ws)
 {
     for (int i = 0; i < n->n_layers; i++) {

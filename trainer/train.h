@@ -66,6 +66,7 @@ typedef struct train_options {
     float  qat;    /* share of the run, at its end, that is quantisation-aware */
     float  low, high; /* range of qualities; 0: the family's */
     float  ms_ssim;   /* hyper: share of the distortion that MS-SSIM is, the rest being squared error */
+    int    body;      /* blocks of the synthesis' body instead of the preset's; 0: that */
     int    grow;      /* the model of init gets the preset's shape */
     int    cuda;      /* hyper: on a GPU until the quantisation-aware part, which is the CPU's */
     double save;      /* minutes between checkpoints; 0: 5 */
@@ -89,6 +90,9 @@ int  model_grow(model *m, const preset *p);
 void model_free(model *m);
 /* Random weights, then principal components, least squares and (vq) k-means from the data. */
 void model_start(model *m, const dataset *d, int quiet);
+/* Multiplications per pixel, in thousands. */
+typedef struct costs { double analysis, entropy, synthesis; } costs;
+costs model_costs(const model *m);
 const network *model_net(const model *m, int which);
 int  model_nets(const model *m); /* how many: 2 or N_NETS */
 const float *formats_of(const formats *f, int which);

@@ -117,6 +117,7 @@ typedef struct coder {
     int16_t *ctx, *mu; /* [BATCH][X], [BATCH][L]; what searches dependent residuals needs a pass of mu */
     prior_position *list;
     uint8_t *state;    /* [L] dependent quantisation */
+    uint16_t *coded;   /* [L] channels that have a residual */
     int16_t *y_hat;    /* [bh][bw][L + NSVQ_N_EXTRA] */
     /* encoder: y is NULL in the decoder */
     const int16_t *y;
@@ -142,6 +143,7 @@ static void place(coder *c, carver *k)
 {
     size_t n = (size_t)c->bw * (size_t)c->bh, nz = (size_t)c->zw * (size_t)c->zh;
     size_t L = (size_t)c->n_latent, Z = (size_t)c->n_z, item = sizeof(int16_t);
+    size_t n_pass = (n + 1) / 2; // the last pass has half of all positions, the others together what is left
     bool searches = c->y && c->h->dependent;
 
     c->step = carve(k, (L + Z) * sizeof *c->step);
@@ -153,15 +155,16 @@ static void place(coder *c, carver *k)
     c->residual = carve(k, n * L * item);
     c->base = carve(k, n * L * item);
     c->ctx = carve(k, BATCH * (4 * L + NSVQ_N_EXTRA) * item);
-    c->mu = carve(k, (searches && n > BATCH ? n : BATCH) * L * item);
+    c->mu = carve(k, (searches && n_pass > BATCH ? n_pass : BATCH) * L * item);
     c->list = carve(k, n * sizeof *c->list);
     c->state = carve(k, L);
+    c->coded = carve(k, L * sizeof *c->coded);
     if (!c->y) return;
     c->z = carve(k, nz * Z * item);
     c->symbols = carve(k, MAX_SYMBOLS * n_residuals(c->m, c->bw, c->bh) * sizeof *c->symbols);
     if (!searches) return;
-    c->at = carve(k, n * sizeof *c->at);
-    c->search.work = carve(k, trellis_work((int)n));
+    c->at = carve(k, n_pass * sizeof *c->at);
+    c->search.work = carve(k, trellis_work((int)n_pass));
 }
 
 /* Steps and class bounds of latents, then hyper-latents. */
@@ -375,13 +378,17 @@ static void get_row(coder *c, int y)
 /* Residuals of position i of the raster. */
 static void get_dependent(coder *c, size_t i)
 {
-    size_t L = (size_t)c->n_latent;
+    size_t L = (size_t)c->n_latent, n = 0;
     const uint8_t *cls = c->cls + i * L;
     int16_t *r = c->residual + i * L;
 
     memset(r, 0, L * sizeof *r);
-    for (size_t j = 0; j < L; j++) {
-        if (cls[j] < c->first_class) continue;
+    for (size_t j = 0; j < L; j++) { // without a branch that nobody could foresee
+        c->coded[n] = (uint16_t)j;
+        n += cls[j] >= c->first_class;
+    }
+    for (size_t m = 0; m < n; m++) {
+        size_t j = c->coded[m];
         int q = c->state[j] & 1, k = get_residual(c, &c->h->dependent->table[cls[j]][q]);
         if (abs(k) > TRELLIS_MAX) {
             c->reader.bad = true;

@@ -20,8 +20,7 @@ typedef struct sample {
 } sample;
 
 typedef struct lane {
-    uint64_t reciprocal;
-    int32_t  near; /* distances up to it are half a step at most */
+    uint64_t reciprocal; /* of the step */
     int      state;
     int64_t  cost[TRELLIS_STATES];
 } lane;
@@ -130,39 +129,58 @@ static void open_lanes(lane *l, const trellis_pass *p, int from, int n)
 {
     for (int i = 0; i < n; i++) {
         l[i].reciprocal = (UINT64_C(4096) << RECIPROCAL) / (uint64_t)p->step[from + i];
-        l[i].near = p->step[from + i] / 32;
         for (int j = 0; j < TRELLIS_STATES; j++) l[i].cost[j] = FAR;
         l[i].cost[p->state[from + i]] = 0;
     }
 }
 
-/* Samples with a residual, in their order; returns their number. What the others cost goes by what their own
- * best would cost, halfway between the quantisers. */
+/* What zeros instead of residuals at one position have cost more than their own best would, halfway between the
+ * quantisers; those near the mean have not. */
+static int64_t cost_of_skipping(const trellis *t, const trellis_pass *p, const lane *l, size_t at, const int16_t *mu,
+                                int n)
+{
+    int64_t sum = 0;
+
+    for (int j = 0; j < n; j++) {
+        sample s = {.cls = p->cls[at + (size_t)j], .d = nsvq_clamp_latent(p->y[at + (size_t)j]) - mu[j]};
+        int64_t a = distance(&l[j], s.d), cost[2][2];
+        if (s.cls >= p->first_class || a < 128) continue;
+        weigh(t, &s, a, cost, s.k);
+        int64_t first = cost[0][0] < cost[0][1] ? cost[0][0] : cost[0][1];
+        int64_t second = cost[1][0] < cost[1][1] ? cost[1][0] : cost[1][1];
+        sum += a * a - (first + second) / 2;
+    }
+    return sum;
+}
+
+/* Samples with a residual, in their order; returns their number. */
 static size_t gather(const trellis *t, trellis_pass *p, const lane *l, int from, int n, sample *out)
 {
-    int64_t zero[NSVQ_N_CLASSES] = {0}, add[2][2];
+    uint8_t coded[TRELLIS_LANES];
+    int32_t near[TRELLIS_LANES];
     sample *s = out;
 
-    for (int c = 0; c < p->first_class; c++) zero[c] = t->price[c][0][0][0];
+    for (int j = 0; j < n; j++) near[j] = p->step[from + j] / 32; // half a step
     for (int i = 0; i < p->n; i++) {
         const int16_t *mu = p->mu + (size_t)i * (size_t)p->n_channels + from;
         size_t at = (size_t)p->at[i] * (size_t)p->n_channels + (size_t)from;
+        const int16_t *y = p->y + at;
+        const uint8_t *cls = p->cls + at;
+        int n_coded = 0, far = 0;
+        memset(p->residual + at, 0, (size_t)n * sizeof *p->residual);
         for (int j = 0; j < n; j++) {
-            uint16_t best[2][2];
+            coded[n_coded] = (uint8_t)j;
+            n_coded += cls[j] >= p->first_class;
+        }
+        for (int j = 0; j < n; j++)
+            far |= (cls[j] < p->first_class) & (abs(nsvq_clamp_latent(y[j]) - mu[j]) > near[j]);
+        if (far) p->skipping += cost_of_skipping(t, p, l, at, mu, n);
+        for (int m = 0; m < n_coded; m++, s++) {
+            int j = coded[m];
             s->at = (uint32_t)(at + (size_t)j);
-            s->d = nsvq_clamp_latent(p->y[at + (size_t)j]) - mu[j];
+            s->d = nsvq_clamp_latent(y[j]) - mu[j];
             s->lane = (uint8_t)j;
-            s->cls = p->cls[at + (size_t)j];
-            p->residual[at + (size_t)j] = 0;
-            p->skipping -= zero[s->cls];
-            if (s->cls < p->first_class && abs(s->d) > l[j].near) {
-                int64_t a = distance(&l[j], s->d);
-                weigh(t, s, a, add, best);
-                int64_t even = add[0][0] < add[0][1] ? add[0][0] : add[0][1];
-                int64_t odd = add[1][0] < add[1][1] ? add[1][0] : add[1][1];
-                p->skipping += a * a - (even + odd) / 2 + zero[s->cls];
-            }
-            s += s->cls >= p->first_class;
+            s->cls = cls[j];
         }
     }
     return (size_t)(s - out);

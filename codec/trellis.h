@@ -10,7 +10,7 @@
 #include "model/desc.h"
 
 #define TRELLIS_STATES 8
-#define TRELLIS_LANES  16    /* channels searched at a time */
+#define TRELLIS_LANES  32    /* channels searched at a time */
 #define TRELLIS_PRICED 32    /* magnitudes that prices are kept of */
 #define TRELLIS_MAX    16383 /* of an index: residuals are twice as large */
 
@@ -59,7 +59,7 @@ typedef struct trellis_pass {
     int16_t       *residual;
     void          *work;     /* trellis_work() bytes */
     int64_t        spent;    /* out: squared error + lambda * bits, unit 1/65536 squared step */
-    int64_t        skipping; /* out: what leaving classes out has cost more than coding them would, about */
+    int64_t        skipping; /* out: what leaving classes out has cost more than coding them would, at most about */
 } trellis_pass;
 
 size_t trellis_work(int n);

@@ -336,6 +336,20 @@ static void run_pass(coder *c, int pass)
     for (int i = 0; i < n; i++) put_latent(c, c->mu + (size_t)i * L, c->list[i]);
 }
 
+/* Lists the channels of position i of the raster that have a residual, without a branch that nobody could
+ * foresee; returns their number. */
+static size_t find_coded(coder *c, size_t i)
+{
+    const uint8_t *cls = c->cls + i * (size_t)c->n_latent;
+    size_t n = 0;
+
+    for (int j = 0; j < c->n_latent; j++) {
+        c->coded[n] = (uint16_t)j;
+        n += cls[j] >= c->first_class;
+    }
+    return n;
+}
+
 /* ---- decoder ---- */
 
 /* A residual or, of dependent quantisation, its index. */
@@ -378,15 +392,11 @@ static void get_row(coder *c, int y)
 /* Residuals of position i of the raster. */
 static void get_dependent(coder *c, size_t i)
 {
-    size_t L = (size_t)c->n_latent, n = 0;
+    size_t L = (size_t)c->n_latent, n = find_coded(c, i);
     const uint8_t *cls = c->cls + i * L;
     int16_t *r = c->residual + i * L;
 
     memset(r, 0, L * sizeof *r);
-    for (size_t j = 0; j < L; j++) { // without a branch that nobody could foresee
-        c->coded[n] = (uint16_t)j;
-        n += cls[j] >= c->first_class;
-    }
     for (size_t m = 0; m < n; m++) {
         size_t j = c->coded[m];
         int q = c->state[j] & 1, k = get_residual(c, &c->h->dependent->table[cls[j]][q]);
@@ -528,12 +538,12 @@ static void quantise_all(coder *c)
 
 static void put_dependent(coder *c, size_t i)
 {
-    size_t L = (size_t)c->n_latent;
+    size_t L = (size_t)c->n_latent, n = find_coded(c, i);
     const uint8_t *cls = c->cls + i * L;
     const int16_t *r = c->residual + i * L;
 
-    for (size_t j = 0; j < L; j++) {
-        if (cls[j] < c->first_class) continue;
+    for (size_t m = 0; m < n; m++) {
+        size_t j = c->coded[m];
         int q = c->state[j] & 1, k = trellis_index(r[j], q);
         put_residual(c, &c->h->dependent->table[cls[j]][q], k);
         c->state[j] = trellis_next[c->state[j]][k & 1];

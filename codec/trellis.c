@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FAR (INT64_C(1) << 60) /* no sum of costs gets there: 4096 of at most 2^47 */
+#define MAX_COST (1 << 26)     /* of an index, above the best one: no model comes near */
+#define FAR (1 << 29)          /* of states that are not reached: three samples lead from any state to any other */
 #define RECIPROCAL 24          /* digits of 4096 / step */
 
 /* The state before, by the parity of the index that led to a state. */
@@ -21,9 +22,11 @@ typedef struct sample {
 
 typedef struct lane {
     uint64_t reciprocal; /* of the step */
-    int      state;
-    int64_t  cost[TRELLIS_STATES];
+    int64_t  spent;      /* costs are above it */
+    int32_t  cost[TRELLIS_STATES];
 } lane;
+
+typedef int32_t four __attribute__((vector_size(16)));
 
 int symbol_costs_of(const symbol_costs *t, int r)
 {
@@ -105,24 +108,49 @@ static int64_t distance(const lane *l, int32_t d)
     return (int64_t)((uint64_t)abs(d) * l->reciprocal >> RECIPROCAL);
 }
 
-/* Every state is reached in two ways, by an even index and by an odd one. */
+static int32_t above(int64_t cost, int64_t least)
+{
+    return (int32_t)(cost - least < MAX_COST ? cost - least : MAX_COST);
+}
+
+/* Costs are small numbers again. */
+static void settle(lane *l)
+{
+    int32_t least = l->cost[0];
+
+    for (int i = 1; i < TRELLIS_STATES; i++) least = l->cost[i] < least ? l->cost[i] : least;
+    for (int i = 0; i < TRELLIS_STATES; i++) l->cost[i] -= least;
+    l->spent += least;
+}
+
+/* Every state is reached in two ways, by an even index and by an odd one: 0 to 3 from states of the first
+ * quantiser, 4 to 7 from those of the second, as `before` has it. */
 static void advance(const trellis *t, lane *l, sample *s)
 {
-    int64_t a = distance(l, s->d), add[2][2], cost[TRELLIS_STATES];
-    unsigned parity = 0;
+    int64_t a = distance(l, s->d), add[2][2];
+    four low, high;
 
     if (a < 256)
         weigh_small(t, s, a, add, s->k);
     else
         weigh(t, s, a, add, s->k);
-    for (int i = 0; i < TRELLIS_STATES; i++) {
-        int64_t even = l->cost[before[i][0]] + add[before[i][0] & 1][0];
-        int64_t odd = l->cost[before[i][1]] + add[before[i][1] & 1][1];
-        cost[i] = odd < even ? odd : even;
-        parity |= (unsigned)(odd < even) << i;
-    }
-    memcpy(l->cost, cost, sizeof cost);
-    s->parity = (uint8_t)parity;
+    int64_t first = add[0][0] < add[0][1] ? add[0][0] : add[0][1];
+    int64_t second = add[1][0] < add[1][1] ? add[1][0] : add[1][1], least = first < second ? first : second;
+    l->spent += least;
+    memcpy(&low, l->cost, sizeof low);
+    memcpy(&high, l->cost + 4, sizeof high);
+    four even_low = (four){low[0], low[2], high[0], high[2]} + above(add[0][0], least);
+    four odd_low = (four){high[0], high[2], low[0], low[2]} + above(add[0][1], least);
+    four even_high = (four){high[1], low[1], low[3], high[3]} + above(add[1][0], least);
+    four odd_high = (four){low[3], high[3], high[1], low[1]} + above(add[1][1], least);
+    four is_low = odd_low < even_low, is_high = odd_high < even_high;
+    low = (odd_low & is_low) | (even_low & ~is_low);
+    high = (odd_high & is_high) | (even_high & ~is_high);
+    memcpy(l->cost, &low, sizeof low);
+    memcpy(l->cost + 4, &high, sizeof high);
+    four bits = (is_low & (four){1, 2, 4, 8}) | (is_high & (four){16, 32, 64, 128});
+    s->parity = (uint8_t)(bits[0] | bits[1] | bits[2] | bits[3]);
+    if (low[0] > FAR) settle(l);
 }
 
 static void open_lanes(lane *l, const trellis_pass *p, int from, int n)
@@ -131,6 +159,7 @@ static void open_lanes(lane *l, const trellis_pass *p, int from, int n)
         l[i].reciprocal = (UINT64_C(4096) << RECIPROCAL) / (uint64_t)p->step[from + i];
         for (int j = 0; j < TRELLIS_STATES; j++) l[i].cost[j] = FAR;
         l[i].cost[p->state[from + i]] = 0;
+        l[i].spent = 0;
     }
 }
 
@@ -187,21 +216,23 @@ static size_t gather(const trellis *t, trellis_pass *p, const lane *l, int from,
 }
 
 /* From the best last state back. */
-static void trace(trellis_pass *p, lane *l, int from, int n, const sample *samples, size_t n_samples)
+static void trace(trellis_pass *p, const lane *l, int from, int n, const sample *samples, size_t n_samples)
 {
+    uint8_t state[TRELLIS_LANES];
+
     for (int i = 0; i < n; i++) {
         int best = 0;
         for (int s = 1; s < TRELLIS_STATES; s++)
             if (l[i].cost[s] < l[i].cost[best]) best = s;
-        p->spent += l[i].cost[best];
+        p->spent += l[i].spent + l[i].cost[best];
         p->state[from + i] = (uint8_t)best;
-        l[i].state = best;
+        state[i] = (uint8_t)best;
     }
     for (const sample *s = samples + n_samples; s-- > samples;) {
-        int to = l[s->lane].state, odd = s->parity >> to & 1, state = before[to][odd], q = state & 1;
-        int r = trellis_residual(s->k[q][odd], q);
-        p->residual[s->at] = (int16_t)(s->d < 0 ? -r : r);
-        l[s->lane].state = state;
+        int to = state[s->lane], odd = s->parity >> to & 1, q = before[to][odd] & 1;
+        int r = trellis_residual(s->k[q][odd], q), sign = -(s->d < 0);
+        p->residual[s->at] = (int16_t)((r ^ sign) - sign); // not a branch: nobody could foresee it
+        state[s->lane] = before[to][odd];
     }
 }
 

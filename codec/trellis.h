@@ -21,12 +21,12 @@ static const uint8_t trellis_next[TRELLIS_STATES][2] = {{0, 2}, {5, 7}, {1, 3}, 
 /* The residual, in steps, that index k of quantiser q stands for, and back. */
 static inline int trellis_residual(int k, int q)
 {
-    return 2 * k - (q ? (k > 0) - (k < 0) : 0);
+    return 2 * k - q * ((k > 0) - (k < 0));
 }
 
 static inline int trellis_index(int r, int q)
 {
-    return (r + (q ? (r > 0) - (r < 0) : 0)) / 2;
+    return (r + q * ((r > 0) - (r < 0))) / 2;
 }
 
 /* What the symbols of a table cost. */

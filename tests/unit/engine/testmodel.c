@@ -296,7 +296,7 @@ static const shape shapes[] = {
     [TESTMODEL_SHIPPED] = {"test-shipped", 4, 24, 4096, 64, 256, 6, {64, 128, 256}, {2, 2, 3}, 100000},
     [TESTMODEL_HYPER8] = {"test-hyper8", 0, 0, 0, 0, 32, 1, {16, 16}, {1, 1}, 164, 8, 12, 5, 8, false},
     [TESTMODEL_HYPER16] = {"test-hyper16", 0, 0, 0, 0, 16, 2, {16, 32, 16}, {1, 0, 1}, 164, 16, 20, 3, 16, false},
-    [TESTMODEL_TRELLIS] = {"test-trellis", 0, 0, 0, 0, 16, 1, {16, 16}, {1, 0}, 204, 8, 18, 4, 8, true}};
+    [TESTMODEL_TRELLIS] = {"test-trel", 0, 0, 0, 0, 16, 1, {16, 16}, {1, 0}, 204, 8, 18, 4, 8, true}};
 
 static void make_vq(maker *k, nsvq_model_desc *m, const shape *s)
 {

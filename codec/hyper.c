@@ -589,7 +589,8 @@ static int make_z(coder *c)
 {
     net_job job = {.ww = c->zw, .wh = c->zh, .want = {0, 0, c->zw, c->zh}, .user = c,
                    .load = load_y, .emit = emit_z};
-    int64_t lambda = c->m->lambda50 / (c->h->dependent ? 4 : 2); // 1/2: measured. Of dependent steps a bit is worth twice as many squared ones
+    // 1/2: measured; dependent quantisation has finer steps of latents, of which a bit is worth twice as many squared
+    int64_t lambda = c->m->lambda50 / (c->h->dependent ? 4 : 2);
     if (net_run(&c->h->analysis, c->s, &job)) return -1;
     for (int p = 0; p < c->zw * c->zh; p++)
         for (int i = 0; i < c->n_z; i++) {

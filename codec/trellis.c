@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_COST (1 << 26)     /* of an index, above the best one: no model comes near */
-#define FAR (1 << 29)          /* of states that are not reached: three samples lead from any state to any other */
-#define RECIPROCAL 24          /* digits of 4096 / step */
+#define MAX_COST (1 << 26) /* of an index, above the best one: no model comes near */
+#define FAR (1 << 29)      /* of states that are not reached: three samples lead from any state to any other */
+#define RECIPROCAL 24      /* digits of 4096 / step */
 
 /* The state before, by the parity of the index that led to a state. */
 static const uint8_t before[TRELLIS_STATES][2] = {{0, 4}, {2, 6}, {4, 0}, {6, 2}, {5, 3}, {1, 7}, {3, 5}, {7, 1}};
@@ -113,7 +113,7 @@ static int32_t above(int64_t cost, int64_t least)
     return (int32_t)(cost - least < MAX_COST ? cost - least : MAX_COST);
 }
 
-/* Costs are small numbers again. */
+/* Costs are small numbers again, before they leave 32 bits: states are at most three samples apart. */
 static void settle(lane *l)
 {
     int32_t least = l->cost[0];

@@ -1,14 +1,15 @@
 /* hyper.c - the base layer of a block in the hyper family: latents to bytes and back (FORMAT.md 6).
  *
  * Hyper-latents come first; they give every latent a class and so the table of its residual. All
- * residuals follow, in raster order, and need nothing else: means, which depend on decoded neighbours,
- * are added when all symbols have been read.
- * May include: engine_impl.h, rans.h. */
+ * residuals follow, in raster order or, of dependent quantisation, in that of the passes, and need nothing
+ * else: means, which depend on decoded neighbours, are added when all symbols have been read.
+ * May include: engine_impl.h, rans.h, trellis.h. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine_impl.h"
 #include "rans.h"
+#include "trellis.h"
 
 #define HEAD_BYTES 3     /* quality, lanes and flag */
 #define ALL_CLASSES 0x80 /* flag: every residual is coded */
@@ -30,22 +31,44 @@ static const uint16_t root64[64] = {
     49991, 50535, 51085, 51642, 52204, 52773, 53347, 53928, 54515, 55109, 55709, 56316, 56929,
     57549, 58176, 58809, 59449, 60097, 60751, 61413, 62081, 62757, 63441, 64132, 64830};
 
-static void set_tables(hyper *h, const nsvq_hyper *d)
+static void set_table(symbol_table *t, const uint16_t *log2_q8, int half, int shift, const uint16_t *freq)
 {
+    t->costs.half = (uint8_t)half;
+    t->costs.shift = (uint8_t)shift;
+    for (int i = 0; i < NSVQ_CLASS_SYMBOLS; i++) {
+        t->start[i + 1] = (uint16_t)(t->start[i] + freq[i]);
+        t->costs.bits[i] = freq[i] ? (uint16_t)symbol_bits(log2_q8, freq[i]) : 0;
+    }
+    for (int i = 0, symbol = 0; i < 256; i++) {
+        while (t->start[symbol + 1] <= i << 7) symbol++;
+        t->first[i] = (uint8_t)symbol;
+    }
+}
+
+static void set_dependent(dependent *t, const uint16_t *log2_q8, const nsvq_trellis *d, uint32_t lambda)
+{
+    t->search.lambda = lambda;
+    for (int i = 0; i < 2 * NSVQ_N_CLASSES; i++) {
+        int c = i % NSVQ_N_CLASSES, q = i / NSVQ_N_CLASSES;
+        set_table(&t->table[c][q], log2_q8, d->half[i], d->shift[i], d->freq + i * NSVQ_CLASS_SYMBOLS);
+        t->search.costs[c][q] = t->table[c][q].costs;
+    }
+    trellis_set_prices(&t->search);
+}
+
+static int set_tables(hyper *h, const nsvq_model_desc *m)
+{
+    const nsvq_hyper *d = &m->hyper;
     uint16_t log2_q8[256];
 
     log2_table(log2_q8);
     for (int c = 0; c < NSVQ_N_CLASSES; c++)
-        for (int i = 0; i < NSVQ_CLASS_SYMBOLS; i++) {
-            uint16_t f = d->freq[c * NSVQ_CLASS_SYMBOLS + i];
-            h->start[c][i + 1] = (uint16_t)(h->start[c][i] + f);
-            h->bits[c][i] = f ? (uint16_t)symbol_bits(log2_q8, f) : 0;
-        }
-    for (int c = 0; c < NSVQ_N_CLASSES; c++)
-        for (int i = 0, symbol = 0; i < 256; i++) {
-            while (h->start[c][symbol + 1] <= i << 7) symbol++;
-            h->first[c][i] = (uint8_t)symbol;
-        }
+        set_table(&h->table[c], log2_q8, d->half[c], d->shift[c], d->freq + c * NSVQ_CLASS_SYMBOLS);
+    if (!d->trellis.freq) return 0;
+    h->dependent = calloc(1, sizeof *h->dependent);
+    if (!h->dependent) return -1;
+    set_dependent(h->dependent, log2_q8, &d->trellis, m->lambda50);
+    return 0;
 }
 
 int hyper_create(hyper *h, const nsvq_model_desc *m, const nsvq_kernels *k)
@@ -54,8 +77,8 @@ int hyper_create(hyper *h, const nsvq_model_desc *m, const nsvq_kernels *k)
     int per = NSVQ_Z_STRIDE / m->stride, st;
 
     memset(h, 0, sizeof *h);
-    set_tables(h, d);
-    st = net_create(&h->synthesis, &d->synthesis, k, d->z + NSVQ_N_EXTRA, 1);
+    st = set_tables(h, m);
+    if (!st) st = net_create(&h->synthesis, &d->synthesis, k, d->z + NSVQ_N_EXTRA, 1);
     if (!st && m->has_analysis) st = net_create(&h->analysis, &d->analysis, k, m->latent, per);
     if (!st) st = net_pack(&h->scale, &d->scale, NSVQ_NONE, k);
     if (!st) st = net_pack(&h->base, &d->base, NSVQ_NONE, k);
@@ -71,6 +94,7 @@ void hyper_free(hyper *h)
     nsvq_pointwise_free(&h->scale);
     nsvq_pointwise_free(&h->base);
     for (int p = 0; p < NSVQ_N_PASSES; p++) nsvq_pointwise_free(&h->mean[p]);
+    free(h->dependent);
 }
 
 /* ---- steps of both ---- */
@@ -90,8 +114,10 @@ typedef struct coder {
     uint8_t *cls;      /* [bh][bw][L] */
     int16_t *residual; /* [bh][bw][L] */
     int16_t *base;     /* [bh][bw][L] */
-    int16_t *ctx, *mu; /* [BATCH][X], [BATCH][L] */
+    int16_t *ctx, *mu; /* [BATCH][X], [BATCH][L]; what searches dependent residuals needs a pass of mu */
     prior_position *list;
+    uint8_t *state;    /* [L] dependent quantisation */
+    uint16_t *coded;   /* [L] channels that have a residual */
     int16_t *y_hat;    /* [bh][bw][L + NSVQ_N_EXTRA] */
     /* encoder: y is NULL in the decoder */
     const int16_t *y;
@@ -100,6 +126,8 @@ typedef struct coder {
     size_t n_symbols;
     int64_t spent;     /* on residuals, as in choose */
     int64_t skipping;  /* what leaving classes out has cost more than coding them would */
+    trellis_pass search;
+    int *at;           /* raster number of each position of a pass */
     /* decoder */
     rans_reader reader;
 } coder;
@@ -115,6 +143,8 @@ static void place(coder *c, carver *k)
 {
     size_t n = (size_t)c->bw * (size_t)c->bh, nz = (size_t)c->zw * (size_t)c->zh;
     size_t L = (size_t)c->n_latent, Z = (size_t)c->n_z, item = sizeof(int16_t);
+    size_t n_pass = (n + 1) / 2; // the last pass has half of all positions, the others together what is left
+    bool searches = c->y && c->h->dependent;
 
     c->step = carve(k, (L + Z) * sizeof *c->step);
     c->below = carve(k, (L + Z) * item);
@@ -125,11 +155,16 @@ static void place(coder *c, carver *k)
     c->residual = carve(k, n * L * item);
     c->base = carve(k, n * L * item);
     c->ctx = carve(k, BATCH * (4 * L + NSVQ_N_EXTRA) * item);
-    c->mu = carve(k, BATCH * L * item);
+    c->mu = carve(k, (searches && n_pass > BATCH ? n_pass : BATCH) * L * item);
     c->list = carve(k, n * sizeof *c->list);
+    c->state = carve(k, L);
+    c->coded = carve(k, L * sizeof *c->coded);
     if (!c->y) return;
     c->z = carve(k, nz * Z * item);
     c->symbols = carve(k, MAX_SYMBOLS * n_residuals(c->m, c->bw, c->bh) * sizeof *c->symbols);
+    if (!searches) return;
+    c->at = carve(k, n_pass * sizeof *c->at);
+    c->search.work = carve(k, trellis_work((int)n_pass));
 }
 
 /* Steps and class bounds of latents, then hyper-latents. */
@@ -242,9 +277,9 @@ static void z_value(coder *c, int position, int i, int r)
         nsvq_clamp_latent(d->z_mean[i] + ((r * c->step[c->n_latent + i] + 8) >> 4));
 }
 
-static int z_class(const coder *c, int i)
+static const symbol_table *z_table(const coder *c, int i)
 {
-    return class_of(c->m->hyper.z_scale[i], c->below[c->n_latent + i]);
+    return &c->h->table[class_of(c->m->hyper.z_scale[i], c->below[c->n_latent + i])];
 }
 
 static void quantise(coder *c, const int16_t *mu, prior_position at);
@@ -255,47 +290,73 @@ static void add_residuals(int16_t *restrict y_hat, const int16_t *restrict mu, c
     for (size_t i = 0; i < n; i++) y_hat[i] = nsvq_clamp_latent(mu[i] + ((r[i] * step[i] + 8) >> 4));
 }
 
-/* Latents from means and residuals; the encoder chooses the residual here. */
+/* Latents from means and residuals; the encoder chooses residuals here that do not depend on each other. */
 static void put_latent(coder *c, const int16_t *mu, prior_position at)
 {
     size_t L = (size_t)c->n_latent, i = (size_t)(at.y * c->bw + at.x);
     int16_t *out = c->y_hat + i * (L + NSVQ_N_EXTRA);
 
-    if (c->y) quantise(c, mu, at);
+    if (c->y && !c->h->dependent) quantise(c, mu, at);
     add_residuals(out, mu, c->residual + i * L, c->step, L);
     set_extra(c, out + L);
 }
 
-static void run_pass(coder *c, int pass)
+/* mu of positions: first the base, then with what the neighbours say. */
+static void find_means(coder *c, int pass, const prior_position *list, int n, int16_t *mu)
 {
     size_t L = (size_t)c->n_latent, X = 4 * L + NSVQ_N_EXTRA;
     prior_block b = {.bw = c->bw, .bh = c->bh, .n_latent = c->n_latent,
                      .pitch = c->n_latent + NSVQ_N_EXTRA, .latents = c->y_hat};
+
+    for (int i = 0; i < n; i++) {
+        memcpy(mu + (size_t)i * L, c->base + (size_t)(list[i].y * c->bw + list[i].x) * L, L * sizeof *mu);
+        if (!pass) continue;
+        prior_neighbours(c->ctx + (size_t)i * X, &b, pass, list[i]);
+        set_extra(c, c->ctx + (size_t)i * X + 4 * L);
+    }
+    if (pass) c->e->k.pointwise(mu, c->ctx, mu, &c->h->mean[pass], n);
+}
+
+static void search_pass(coder *c, int n);
+
+static void run_pass(coder *c, int pass)
+{
+    size_t L = (size_t)c->n_latent;
     int n = prior_positions(c->list, pass, c->bw, c->bh);
+    bool searches = c->y && c->h->dependent;
 
     for (int from = 0, count; from < n; from += count) {
-        const prior_position *list = c->list + from;
+        int16_t *mu = c->mu + (searches ? (size_t)from * L : 0);
         count = n - from < BATCH ? n - from : BATCH;
-        for (int i = 0; i < count; i++) { // mu: first the base, then with what the neighbours say
-            memcpy(c->mu + (size_t)i * L, c->base + (size_t)(list[i].y * c->bw + list[i].x) * L,
-                   L * sizeof *c->mu);
-            if (!pass) continue;
-            prior_neighbours(c->ctx + (size_t)i * X, &b, pass, list[i]);
-            set_extra(c, c->ctx + (size_t)i * X + 4 * L);
-        }
-        if (pass) c->e->k.pointwise(c->mu, c->ctx, c->mu, &c->h->mean[pass], count);
-        for (int i = 0; i < count; i++) put_latent(c, c->mu + (size_t)i * L, list[i]);
+        find_means(c, pass, c->list + from, count, mu);
+        for (int i = 0; !searches && i < count; i++) put_latent(c, mu + (size_t)i * L, c->list[from + i]);
     }
+    if (!searches) return;
+    search_pass(c, n);
+    for (int i = 0; i < n; i++) put_latent(c, c->mu + (size_t)i * L, c->list[i]);
+}
+
+/* Lists the channels of position i of the raster that have a residual, without a branch that nobody could
+ * foresee; returns their number. */
+static size_t find_coded(coder *c, size_t i)
+{
+    const uint8_t *cls = c->cls + i * (size_t)c->n_latent;
+    size_t n = 0;
+
+    for (int j = 0; j < c->n_latent; j++) {
+        c->coded[n] = (uint16_t)j;
+        n += cls[j] >= c->first_class;
+    }
+    return n;
 }
 
 /* ---- decoder ---- */
 
-/* A residual of class cls. */
-static int get_residual(coder *c, int cls)
+/* A residual or, of dependent quantisation, its index. */
+static int get_residual(coder *c, const symbol_table *t)
 {
-    const nsvq_hyper *d = &c->m->hyper;
-    int half = d->half[cls], shift = d->shift[cls];
-    int v = rans_get_by(&c->reader, c->h->start[cls], c->h->first[cls]) - half;
+    int half = t->costs.half, shift = t->costs.shift;
+    int v = rans_get_by(&c->reader, t->start, t->first) - half;
 
     if (v > half) {
         unsigned head = rans_get_bits(&c->reader, 5), size = head >> 1;
@@ -314,7 +375,7 @@ static int get_residual(coder *c, int cls)
 static void get_z(coder *c)
 {
     for (int p = 0; p < c->zw * c->zh; p++)
-        for (int i = 0; i < c->n_z; i++) z_value(c, p, i, get_residual(c, z_class(c, i)));
+        for (int i = 0; i < c->n_z; i++) z_value(c, p, i, get_residual(c, z_table(c, i)));
 }
 
 static void get_row(coder *c, int y)
@@ -325,7 +386,37 @@ static void get_row(coder *c, int y)
 
     memset(r, 0, n * sizeof *r);
     for (size_t i = 0; i < n; i++)
-        if (cls[i] >= c->first_class) r[i] = (int16_t)get_residual(c, cls[i]);
+        if (cls[i] >= c->first_class) r[i] = (int16_t)get_residual(c, &c->h->table[cls[i]]);
+}
+
+/* Residuals of position i of the raster. */
+static void get_dependent(coder *c, size_t i)
+{
+    size_t L = (size_t)c->n_latent, n = find_coded(c, i);
+    const uint8_t *cls = c->cls + i * L;
+    int16_t *r = c->residual + i * L;
+
+    memset(r, 0, L * sizeof *r);
+    for (size_t m = 0; m < n; m++) {
+        size_t j = c->coded[m];
+        int q = c->state[j] & 1, k = get_residual(c, &c->h->dependent->table[cls[j]][q]);
+        if (abs(k) > TRELLIS_MAX) {
+            c->reader.bad = true;
+            return;
+        }
+        r[j] = (int16_t)trellis_residual(k, q);
+        c->state[j] = trellis_next[c->state[j]][k & 1];
+    }
+}
+
+static void get_all_dependent(coder *c)
+{
+    memset(c->state, 0, (size_t)c->n_latent);
+    for (int pass = 0; pass < NSVQ_N_PASSES; pass++) {
+        int n = prior_positions(c->list, pass, c->bw, c->bh);
+        for (int i = 0; i < n && !c->reader.bad; i++)
+            get_dependent(c, (size_t)(c->list[i].y * c->bw + c->list[i].x));
+    }
 }
 
 int hyper_block_decode(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *in, size_t size, int bw,
@@ -344,8 +435,9 @@ int hyper_block_decode(const nsvq_engine *e, nsvq_scratch *s, const uint8_t *in,
     if (run_synthesis(&c)) return -1;
     for (int y = 0; y < bh && !c.reader.bad; y++) {
         row_model(&c, y);
-        get_row(&c, y);
+        if (!c.h->dependent) get_row(&c, y);
     }
+    if (c.h->dependent) get_all_dependent(&c);
     if (!rans_done(&c.reader)) return -2;
     for (int pass = 0; pass < NSVQ_N_PASSES; pass++) run_pass(&c, pass);
     return 0;
@@ -368,11 +460,10 @@ static int log2_floor(unsigned v)
     return 31 - __builtin_clz(v);
 }
 
-static void put_residual(coder *c, int cls, int r)
+static void put_residual(coder *c, const symbol_table *t, int r)
 {
-    const nsvq_hyper *d = &c->m->hyper;
-    const uint16_t *start = c->h->start[cls];
-    int half = d->half[cls], shift = d->shift[cls], v = r >> shift, symbol = v + half;
+    const uint16_t *start = t->start;
+    int half = t->costs.half, shift = t->costs.shift, v = r >> shift, symbol = v + half;
 
     if (abs(v) > half) {
         unsigned excess = (unsigned)(abs(v) - half); // from 1 on
@@ -387,26 +478,16 @@ static void put_residual(coder *c, int cls, int r)
     if (shift) note_bits(c, (unsigned)r & ((1u << shift) - 1), shift);
 }
 
-/* What put_residual costs, unit 1/256 bit. */
-static int bits_of(const coder *c, int cls, int r)
-{
-    const nsvq_hyper *d = &c->m->hyper;
-    int half = d->half[cls], shift = d->shift[cls], v = r >> shift;
-
-    if (abs(v) <= half) return c->h->bits[cls][v + half] + 256 * shift;
-    return c->h->bits[cls][2 * half + 1] + 256 * (shift + 5 + log2_floor((unsigned)(abs(v) - half)));
-}
-
 /* Nearest residual, or the next towards 0 when that is cheaper by squared error + lambda * bits (*cost);
  * in steps, squares in 1/65536, lambda in 1/1024. a: the distance from the mean, in 1/256 step. */
-static int choose(const coder *c, int cls, int a, bool negative, int64_t lambda, int64_t *cost_of)
+static int choose(const symbol_table *t, int a, bool negative, int64_t lambda, int64_t *cost_of)
 {
     int near = clamp_int((a + 128) >> 8, 0, MAX_RESIDUAL), best = 0;
     int64_t least = INT64_MAX;
 
     for (int k = near; k >= 0 && k >= near - 1; k--) {
         int err = a - (k << 8);
-        int64_t cost = (int64_t)err * err + lambda * bits_of(c, cls, negative ? -k : k) / 4;
+        int64_t cost = (int64_t)err * err + lambda * symbol_costs_of(&t->costs, negative ? -k : k) / 4;
         if (cost > least) continue;
         least = cost;
         best = k;
@@ -425,13 +506,61 @@ static void quantise(coder *c, const int16_t *mu, prior_position at)
     for (size_t j = 0; j < L; j++) {
         int d = nsvq_clamp_latent(y[j]) - mu[j], a = abs(d) * 4096 / c->step[j];
         int64_t cost;
-        r[j] = (int16_t)choose(c, cls[j], a, d < 0, c->m->lambda50, &cost);
+        r[j] = (int16_t)choose(&c->h->table[cls[j]], a, d < 0, c->m->lambda50, &cost);
         if (cls[j] >= c->first_class) {
             c->spent += cost;
             continue;
         }
         c->skipping += (int64_t)a * a - cost;
         r[j] = 0;
+    }
+}
+
+static void search_pass(coder *c, int n)
+{
+    trellis_pass *p = &c->search;
+
+    for (int i = 0; i < n; i++) c->at[i] = c->list[i].y * c->bw + c->list[i].x;
+    *p = (trellis_pass){.n = n, .n_channels = c->n_latent, .first_class = c->first_class, .at = c->at, .y = c->y,
+                        .mu = c->mu, .cls = c->cls, .step = c->step, .state = c->state, .residual = c->residual,
+                        .work = p->work};
+    trellis_search(&c->h->dependent->search, p);
+    c->spent += p->spent;
+    c->skipping += p->skipping;
+}
+
+/* All passes: residuals and what the decoder makes of them. */
+static void quantise_all(coder *c)
+{
+    memset(c->state, 0, (size_t)c->n_latent);
+    for (int pass = 0; pass < NSVQ_N_PASSES; pass++) run_pass(c, pass);
+}
+
+static void put_dependent(coder *c, size_t i)
+{
+    size_t L = (size_t)c->n_latent, n = find_coded(c, i);
+    const uint8_t *cls = c->cls + i * L;
+    const int16_t *r = c->residual + i * L;
+
+    for (size_t m = 0; m < n; m++) {
+        size_t j = c->coded[m];
+        int q = c->state[j] & 1, k = trellis_index(r[j], q);
+        put_residual(c, &c->h->dependent->table[cls[j]][q], k);
+        c->state[j] = trellis_next[c->state[j]][k & 1];
+    }
+}
+
+static void put_residuals(coder *c)
+{
+    size_t n = (size_t)c->bw * (size_t)c->bh * (size_t)c->n_latent;
+
+    for (size_t i = 0; !c->h->dependent && i < n; i++)
+        if (c->cls[i] >= c->first_class) put_residual(c, &c->h->table[c->cls[i]], c->residual[i]);
+    memset(c->state, 0, (size_t)c->n_latent);
+    for (int pass = 0; c->h->dependent && pass < NSVQ_N_PASSES; pass++) {
+        int n_positions = prior_positions(c->list, pass, c->bw, c->bh);
+        for (int i = 0; i < n_positions; i++)
+            put_dependent(c, (size_t)(c->list[i].y * c->bw + c->list[i].x));
     }
 }
 
@@ -460,15 +589,17 @@ static int make_z(coder *c)
 {
     net_job job = {.ww = c->zw, .wh = c->zh, .want = {0, 0, c->zw, c->zh}, .user = c,
                    .load = load_y, .emit = emit_z};
+    // 1/2: measured; dependent quantisation has finer steps of latents, of which a bit is worth twice as many squared
+    int64_t lambda = c->m->lambda50 / (c->h->dependent ? 4 : 2);
     if (net_run(&c->h->analysis, c->s, &job)) return -1;
     for (int p = 0; p < c->zw * c->zh; p++)
         for (int i = 0; i < c->n_z; i++) {
             int16_t *z = c->z + (size_t)p * (size_t)c->n_z + (size_t)i;
             int d = *z - c->m->hyper.z_mean[i], a = abs(d) * 4096 / c->step[c->n_latent + i];
             int64_t cost;
-            *z = (int16_t)choose(c, z_class(c, i), a, d < 0, c->m->lambda50 / 2, &cost); // 1/2: measured
+            *z = (int16_t)choose(z_table(c, i), a, d < 0, lambda, &cost);
             z_value(c, p, i, *z);
-            put_residual(c, z_class(c, i), *z);
+            put_residual(c, z_table(c, i), *z);
         }
     return 0;
 }
@@ -493,13 +624,12 @@ int hyper_block_encode(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y, 
     if (coder_init(&c, s)) return -1;
     if (make_z(&c) || run_synthesis(&c)) return -1;
     for (int r = 0; r < bh; r++) row_model(&c, r);
-    for (int pass = 0; pass < NSVQ_N_PASSES; pass++) run_pass(&c, pass);
+    quantise_all(&c);
     if (c.skipping > c.spent / 50) { // something unforeseen: code all of it
         c.first_class = 0;
-        for (int pass = 0; pass < NSVQ_N_PASSES; pass++) run_pass(&c, pass);
+        quantise_all(&c);
     }
-    for (size_t i = 0; i < (size_t)bw * (size_t)bh * (size_t)c.n_latent; i++)
-        if (c.cls[i] >= c.first_class) put_residual(&c, c.cls[i], c.residual[i]);
+    put_residuals(&c);
 
     out[0] = (uint8_t)quality16;
     out[1] = (uint8_t)(quality16 >> 8);

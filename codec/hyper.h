@@ -1,16 +1,28 @@
-/* hyper.h - the base layer of a block in the hyper family (FORMAT.md 6). May include: engine.h, net.h. */
+/* hyper.h - the base layer of a block in the hyper family (FORMAT.md 6).
+ * May include: engine.h, net.h, trellis.h. */
 #ifndef NSVQ_HYPER_H
 #define NSVQ_HYPER_H
 
 #include "engine.h"
 #include "net.h"
+#include "trellis.h"
+
+typedef struct symbol_table {
+    uint16_t     start[NSVQ_CLASS_SYMBOLS + 1]; /* cumulated frequencies */
+    uint8_t      first[256];                    /* see rans_get_by */
+    symbol_costs costs;
+} symbol_table;
+
+typedef struct dependent {
+    symbol_table table[NSVQ_N_CLASSES][2]; /* of both quantisers */
+    trellis      search;
+} dependent;
 
 typedef struct hyper {
     net            analysis, synthesis;
     nsvq_pointwise scale, base, mean[NSVQ_N_PASSES];
-    uint16_t       start[NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS + 1]; /* cumulated frequencies */
-    uint8_t        first[NSVQ_N_CLASSES][256];                    /* see rans_get_by */
-    uint16_t       bits[NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS];      /* encoder: unit 1/256 bit */
+    symbol_table   table[NSVQ_N_CLASSES];
+    dependent     *dependent; /* NULL: residuals of latents have the same tables as hyper-latents */
 } hyper;
 
 /* 0, or -1 without memory (nothing to free). */

@@ -18,6 +18,8 @@
 #define N_CALIBRATION 48
 #define N_TABLES 160              /* patches that the class tables are measured on */
 #define MAX_GAIN 2048             /* of desc.c */
+#define TRELLIS_FINER 100         /* 1/256 octave: steps of dependent quantisation; measured */
+#define TRELLIS_FIRST 4           /* classes more that carry no symbol: measured */
 
 /* ---- number formats ---- */
 
@@ -151,14 +153,83 @@ static void count_patch(const hyper *h, const hyper_patch *p, const class_tables
     }
 }
 
-/* Residuals of the integer network over patches at all qualities, chosen as the encoder does with the
- * tables of before: twice, as the choice depends on them. */
+/* Indices of both quantisers; every class is coded. */
+static void count_indices(const hyper *h, const hyper_patch *p, trellis_counts *to)
+{
+    const int L = h->latent;
+    uint8_t state[512] = {0};
+    for (int i = 0; i < p->w * p->h * L; i++) { /* position by position of the coding order */
+        const int c = i % L, at = p->pos[i / L] * L + c, q = state[c] & 1;
+        const int k = trellis_index((int)p->r[at], q);
+        const int near = k < -TABLES_REACH ? -TABLES_REACH : k > TABLES_REACH ? TABLES_REACH : k;
+        to->n[q * NSVQ_N_CLASSES + p->cls[at]][TABLES_REACH + near] += 1;
+        state[c] = trellis_next[state[c]][k & 1];
+    }
+}
+
+/* The integer network over patches at all qualities, with the encoder's choice by tables t. */
+static void measure(const qat *qt, const model *m, const dataset *d, const class_tables *t,
+                    void (*take)(const model *m, const hyper_patch *p, const class_tables *t, void *to), void *to)
+{
+    const cut c = model_cut(m, 256);
+#pragma omp parallel
+    {
+        uint8_t *rgb = malloc(256 * 256 * 3);
+        workspace ana = {0};
+        hyper_patch p = {0};
+        qat_buffers ib[N_NETS] = {{{0}, {0}}};
+        float *y_hat = NULL;
+        int w, h;
+#pragma omp for schedule(dynamic, 1) ordered
+        for (int i = 0; i < N_TABLES; i++) {
+            uint64_t rng = 777 + (uint64_t)i;
+            const tensor *y = &ana.r[m->ana.output];
+            dataset_patch(d, &rng, &c, rgb, &w, &h);
+            workspace_shape(&ana, &m->ana, h / 4, w / 4);
+            y_hat = grow(y_hat, (size_t)(y->h * y->w * (y->c + NSVQ_N_EXTRA)));
+            pixels_in(ana.r[0].v, rgb, w, h);
+            qat_forward(qt, m, NET_ANALYSIS, &ana, &ib[NET_ANALYSIS]);
+            const float quality = 1.f + (float)random_below(&rng, 99 * 16 + 1) / 16.f;
+            qat_quantise(qt, m, &p, ib, y->v, y->w, y->h, quality, y_hat, t, NULL);
+#pragma omp ordered
+            take(m, &p, t, to);
+        }
+        free(rgb);
+        free(y_hat);
+        workspace_free(&ana);
+        hyper_patch_free(&p);
+        for (int i = 0; i < N_NETS; i++) qat_buffers_free(&ib[i]);
+    }
+}
+
+static void take_residuals(const model *m, const hyper_patch *p, const class_tables *t, void *to)
+{
+    count_patch(&m->h, p, t, to);
+}
+
+static void take_indices(const model *m, const hyper_patch *p, const class_tables *t, void *to)
+{
+    (void)t;
+    count_indices(&m->h, p, to);
+}
+
+/* Gains of latents, not of hyper-latents, as dependent quantisation has them. */
+static void finer_steps(const model *m, nsvq_hyper *numbers)
+{
+    const int L = m->h.latent, n = L + m->h.z;
+    for (int i = 0; i < NSVQ_N_GAINS * n; i++)
+        if (i % n < L) numbers->gain[i] = (int16_t)fmax(-MAX_GAIN, numbers->gain[i] - TRELLIS_FINER);
+}
+
+/* By residuals that were chosen with the tables of before: twice, as the choice depends on them. Tables of
+ * residuals without trellis come first: hyper-latents have them always. */
 static void measure_tables(model *m, const dataset *d, const formats *f)
 {
     class_counts *sum = malloc(sizeof *sum);
-    const cut c = model_cut(m, 256);
+    trellis_counts *indices = malloc(sizeof *indices);
+    trellis_tables *of_trellis = m->h.tables.trellis;
     qat qt;
-    if (!sum) abort();
+    if (!sum || !indices) abort();
     qat_init(&qt, m, f);
     qat_refresh(&qt, m);
     tables_make(&m->h.tables, NULL);
@@ -166,38 +237,31 @@ static void measure_tables(model *m, const dataset *d, const formats *f)
         memset(sum, 0, sizeof *sum);
         class_tables t = m->h.tables;
         t.first_class = 0; /* so that every class is seen */
-#pragma omp parallel
-        {
-            uint8_t *rgb = malloc(256 * 256 * 3);
-            workspace ana = {0};
-            hyper_patch p = {0};
-            qat_buffers ib[N_NETS] = {{{0}, {0}}};
-            float *y_hat = NULL;
-            int w, h;
-#pragma omp for schedule(dynamic, 1) ordered
-            for (int i = 0; i < N_TABLES; i++) {
-                uint64_t rng = 777 + (uint64_t)i;
-                const tensor *y = &ana.r[m->ana.output];
-                dataset_patch(d, &rng, &c, rgb, &w, &h);
-                workspace_shape(&ana, &m->ana, h / 4, w / 4);
-                y_hat = grow(y_hat, (size_t)(y->h * y->w * (y->c + NSVQ_N_EXTRA)));
-                pixels_in(ana.r[0].v, rgb, w, h);
-                qat_forward(&qt, m, NET_ANALYSIS, &ana, &ib[NET_ANALYSIS]);
-                const float quality = 1.f + (float)random_below(&rng, 99 * 16 + 1) / 16.f;
-                qat_quantise(&qt, m, &p, ib, y->v, y->w, y->h, quality, y_hat, &t, NULL);
-#pragma omp ordered
-                count_patch(&m->h, &p, &t, sum);
-            }
-            free(rgb);
-            free(y_hat);
-            workspace_free(&ana);
-            hyper_patch_free(&p);
-            for (int i = 0; i < N_NETS; i++) qat_buffers_free(&ib[i]);
-        }
+        t.trellis = NULL;
+        measure(&qt, m, d, &t, take_residuals, sum);
         tables_make(&m->h.tables, sum);
     }
+    if (of_trellis) {
+        const int first = m->h.tables.first_class + TRELLIS_FIRST;
+        finer_steps(m, &qt.numbers);
+        of_trellis->first_class = 0;
+        tables_make_trellis(&m->h.tables, NULL);
+        for (int round = 0; round < 2; round++) {
+            memset(indices, 0, sizeof *indices);
+            measure(&qt, m, d, &m->h.tables, take_indices, indices);
+            tables_make_trellis(&m->h.tables, indices);
+        }
+        of_trellis->first_class = (uint8_t)(first < NSVQ_N_CLASSES ? first : NSVQ_N_CLASSES - 1);
+    }
     qat_free(&qt);
+    free(indices);
     free(sum);
+}
+
+void use_trellis(model *m)
+{
+    if (!m->h.tables.trellis) m->h.tables.trellis = calloc(1, sizeof *m->h.tables.trellis);
+    if (!m->h.tables.trellis) abort();
 }
 
 void prior_calibrate(model *m, const dataset *d, formats *f)
@@ -342,6 +406,18 @@ int hyper_numbers(const model *m, nsvq_hyper *out)
     return 0;
 }
 
+static int trellis_emit(const trellis_tables *t, nsvq_trellis *out)
+{
+    out->shift = malloc(sizeof t->shift);
+    out->half = malloc(sizeof t->half);
+    out->freq = malloc(sizeof t->freq);
+    if (!out->shift || !out->half || !out->freq) return -1;
+    memcpy(out->shift, t->shift, sizeof t->shift);
+    memcpy(out->half, t->half, sizeof t->half);
+    memcpy(out->freq, t->freq, sizeof t->freq);
+    return 0;
+}
+
 /* hs without its last layer, which gives log2 scales and means: these become layers of their own. */
 static int hyper_emit(const model *m, const formats *f, nsvq_model_desc *desc)
 {
@@ -367,7 +443,11 @@ static int hyper_emit(const model *m, const formats *f, nsvq_model_desc *desc)
     memcpy(out->shift, h->tables.shift, sizeof h->tables.shift);
     memcpy(out->half, h->tables.half, sizeof h->tables.half);
     memcpy(out->freq, h->tables.freq, sizeof h->tables.freq);
-    return 0;
+    if (!h->tables.trellis) return 0;
+    desc->lambda50 = h->tables.trellis->search.lambda;
+    out->first_class = h->tables.trellis->first_class;
+    finer_steps(m, out);
+    return trellis_emit(h->tables.trellis, &out->trellis);
 }
 
 static int vq_emit(const model *m, const formats *f, nsvq_model_desc *out)
@@ -614,6 +694,7 @@ static void check_open(check *k, const model *m, const formats *f, const nsvq_mo
     if (!k->rgb || !k->got || !k->bytes || !k->y || !k->y_hat) abort();
     qat_init(&k->qt, m, f);
     qat_refresh(&k->qt, m);
+    if (is_hyper(m) && m->h.tables.trellis) finer_steps(m, &k->qt.numbers);
 }
 
 static void check_close(check *k)

@@ -6,12 +6,14 @@
 
 /* Formats of analysis and synthesis. */
 void formats_calibrate(const model *m, const dataset *d, formats *f);
+/* What is emitted from now on has dependent quantisation; hyper, before prior_calibrate. Training does not know. */
+void use_trellis(model *m);
 /* vq: of the prior; before, its hidden units are scaled to equal peaks, which changes no result. hyper:
  * the tables of the classes, from residuals of the integer network. */
 void prior_calibrate(model *m, const dataset *d, formats *f);
 /* One layer in integers; the caller frees the arrays (nsvq_model_free). 0, or -1 without memory. */
 int  layer_emit(const model *m, const layer *l, float in_scale, float out_scale, nsvq_layer *out);
-/* Gains, z_mean, z_scale in integers; the caller frees the arrays. 0, or -1 without memory. */
+/* Gains, z_mean, z_scale in integers, as training has them; the caller frees the arrays. 0, or -1 without memory. */
 int  hyper_numbers(const model *m, nsvq_hyper *out);
 /* The whole model. *out is to be freed by nsvq_model_free. NULL, or what is wrong. */
 const char *model_emit(const model *m, const formats *f, nsvq_model_desc *out);

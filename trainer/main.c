@@ -35,6 +35,8 @@ static const char usage_text[] =
     "                    squared error)\n"
     "  --quality-range A-B  qualities to train (default 20-80; hyper 5-95)\n"
     "  --qat X           share of the run that is quantisation-aware (default 0.1)\n"
+    "  --trellis         hyper: the model written codes latents by dependent quantisation, for 3 % smaller files;\n"
+    "                    training does not depend on it\n"
     "  --threads N       default: all\n"
     "  --device NAME     cpu (default) or cuda: hyper, all but the quantisation-aware part on a GPU; not with\n"
     "                    --ms-ssim\n"
@@ -93,10 +95,10 @@ static char *make_card(const model *m, const dataset *d, const figures *f, const
         snprintf(recipe, sizeof recipe, "lambda %g", (double)m->q.lambda50);
     const char *who = d->n_held_out ? "held out" : "trained on, none held out";
     int at = snprintf(card, SIZE,
-                      "family: %s, preset %s\ndate: %s\ndata: %d pictures, %.1f Mpixel, %d classes\n"
+                      "family: %s, preset %s%s\ndate: %s\ndata: %d pictures, %.1f Mpixel, %d classes\n"
                       "trained: %ld steps, %.0f Mpixel, %.1f minutes\n"
                       "batch %d of %d x %d, learning rate %g, %s, quantisation-aware share %g\n",
-                      is_hyper(m) ? "hyper" : "vq", m->pre.name, day, d->n, d->pixels / 1e6, d->n_classes,
+                      is_hyper(m) ? "hyper" : "vq", m->pre.name, m->h.tables.trellis ? ", trellis" : "", day, d->n, d->pixels / 1e6, d->n_classes,
                       m->step, m->trained_mpixel, m->trained_minutes, r->batch, r->patch, r->patch,
                       (double)r->lr, recipe, (double)r->qat);
     if (is_hyper(m)) {
@@ -124,6 +126,7 @@ static int finish(model *m, const train_options *o, const dataset *d)
     figures f[N_CARD], i[N_CARD], plain[N_CARD];
     model_average(m);
     if (!m->has_formats) formats_calibrate(m, d, &m->f);
+    if (o->trellis) use_trellis(m);
     prior_calibrate(m, d, &m->f);
     const char *why = model_emit(m, &m->f, &desc);
     if (why) {
@@ -195,8 +198,8 @@ static int run_training(const train_options *o)
     }
     dataset_add_halves(&d, o->go_on ? m.run.patch : o->patch);
     if (o->lambda > 0) m.q.lambda50 = o->lambda;
-    if (o->cuda && !is_hyper(&m)) {
-        fprintf(stderr, "nsvq-train: --device cuda: for the hyper family\n");
+    if ((o->cuda || o->trellis) && !is_hyper(&m)) {
+        fprintf(stderr, "nsvq-train: %s: for the hyper family\n", o->cuda ? "--device cuda" : "--trellis");
         model_free(&m);
         dataset_free(&d);
         return 2;
@@ -244,6 +247,10 @@ int main(int argc, char **argv)
             o.quiet = 1;
             continue;
         }
+        if (!strcmp(a, "--trellis")) {
+            o.trellis = 1;
+            continue;
+        }
         if (i == 1 && !strcmp(a, "pack")) {
             pack = 1;
             continue;
@@ -287,8 +294,8 @@ int main(int argc, char **argv)
     if (preset_find(o.preset, &p)) return usage("--preset: unknown name");
     if (family_given && hyper_wanted != (p.family == NSVQ_FAMILY_HYPER))
         return usage("--preset: of another family");
-    if (o.cuda && !o.resume && !o.init && p.family != NSVQ_FAMILY_HYPER)
-        return usage("--device cuda: for the hyper family");
+    if ((o.cuda || o.trellis) && !o.resume && !o.init && p.family != NSVQ_FAMILY_HYPER)
+        return usage(o.cuda ? "--device cuda: for the hyper family" : "--trellis: for the hyper family");
     if (o.cuda && o.ms_ssim > 0.f) return usage("--device cuda: not with --ms-ssim");
     o.go_on = o.resume && !length_given;
     if (!o.data && !speed) return usage("--data is missing");

@@ -281,6 +281,7 @@ void model_free(model *m)
     free(m->mean);
     free(m->norm);
     free(m->h.column);
+    free(m->h.tables.trellis);
     free(m->q.code); free(m->q.code_t); free(m->q.norm); free(m->q.member_bits);
     free(m->q.ema_n); free(m->q.ema_sum); free(m->q.spare);
     memset(m, 0, sizeof *m);

@@ -269,8 +269,9 @@ static void quantise_pass(const hyper *h, hyper_patch *p, int a, int n, const in
         float *out = y_hat + (size_t)p->pos[a + i] * (L + NSVQ_N_EXTRA);
         for (size_t c = 0; c < L; c++) {
             const int u = mu[(size_t)i * L + c], d = integer(p->y[at + c]) - u;
-            const int r = tables ? tables_choose(tables, p->cls[at + c], 16 * d, step[c])
-                                 : nearest(16 * d, step[c]);
+            const int r = !tables           ? nearest(16 * d, step[c])
+                          : tables->trellis ? (int)p->r[at + c] /* of the search */
+                                            : tables_choose(tables, p->cls[at + c], 16 * d, step[c]);
             p->mu[at + c] = (float)u / LATENT_ONE;
             p->t[at + c] = 16.f * (float)d / (float)step[c];
             p->r[at + c] = (float)r;
@@ -281,14 +282,65 @@ static void quantise_pass(const hyper *h, hyper_patch *p, int a, int n, const in
     }
 }
 
+/* Dependent quantisation of a block, as the encoder has it. */
+typedef struct dependent {
+    int      first_class;
+    uint8_t  state[512]; /* [L] */
+    int64_t  spent, skipping;
+} dependent;
+
+/* The residuals of a pass. */
+static void search_pass(const hyper *h, hyper_patch *p, int a, int n, const int16_t *mu, const int *step,
+                        const class_tables *tables, dependent *s)
+{
+    const size_t L = (size_t)h->latent, n_all = (size_t)(p->w * p->h) * L;
+    int16_t *y = malloc(n_all * sizeof *y), *r = malloc(n_all * sizeof *r);
+    trellis_pass pass = {.n = n, .n_channels = h->latent, .first_class = s->first_class,
+                         .at = p->pos + a, .y = y, .mu = mu, .cls = p->cls, .step = step, .state = s->state,
+                         .residual = r, .work = malloc(trellis_work(n))};
+    if (!y || !r || !pass.work) abort();
+    for (size_t i = 0; i < n_all; i++) y[i] = (int16_t)integer(p->y[i]);
+    trellis_search(&tables->trellis->search, &pass);
+    s->spent += pass.spent;
+    s->skipping += pass.skipping;
+    for (int i = 0; i < n; i++)
+        for (size_t c = 0, at = (size_t)p->pos[a + i] * L; c < L; c++) p->r[at + c] = (float)r[at + c];
+    free(y);
+    free(r);
+    free(pass.work);
+}
+
+/* All passes, from what hyper_spread has left in p. */
+static void quantise_latents(const qat *q, const hyper *h, hyper_patch *p, float quality, const int *step,
+                             const class_tables *tables, dependent *s, float *y_hat)
+{
+    const size_t L = (size_t)h->latent, X = (size_t)h->context;
+    const float side = hyper_quality(quality);
+    for (int pass = 0; pass < NSVQ_N_PASSES; pass++) {
+        const int a = p->pass_at[pass], n = p->pass_at[pass + 1] - a;
+        int16_t *ctx = p->exact[0], *base = p->exact[1], *mu = p->exact[2];
+        for (int i = 0; i < n; i++) {
+            const float *from = p->mu + (size_t)p->pos[a + i] * L, *f = p->ctx + (size_t)(a + i) * X;
+            for (size_t c = 0; c < L; c++) base[(size_t)i * L + c] = (int16_t)integer(from[c]);
+            if (pass) hyper_context(h, p, a + i, y_hat, quality);
+            for (size_t c = 0; pass && c < X; c++) ctx[(size_t)i * X + c] = (int16_t)integer(f[c]);
+        }
+        if (pass && n) q->k.pointwise(mu, ctx, base, &q->mean[pass], n);
+        if (!pass) mu = base;
+        if (tables && tables->trellis) search_pass(h, p, a, n, mu, step, tables, s);
+        quantise_pass(h, p, a, n, mu, step, tables, side, y_hat);
+    }
+}
+
 double qat_quantise(const qat *q, const model *m, hyper_patch *p, qat_buffers *b, const float *y, int w,
                     int h, float quality, float *y_hat, const class_tables *tables, uint64_t *noise)
 {
     const hyper *hy = &m->h;
-    const size_t L = (size_t)hy->latent, X = (size_t)hy->context, n_all = (size_t)(w * h) * L;
+    const size_t L = (size_t)hy->latent, n_all = (size_t)(w * h) * L;
     const int quality16 = (int)lrintf(quality * 16.f);
     const float side = hyper_quality(quality);
     int log_step[512 + NSVQ_MAX_Z], step[512 + NSVQ_MAX_Z];
+    dependent s = {.first_class = tables && tables->trellis ? tables->trellis->first_class : 0};
     hyper_open(hy, p, y, w, h);
     find_steps(q, hy, p, quality16, log_step, step);
     for (size_t i = 0; i < n_all; i++)
@@ -300,17 +352,11 @@ double qat_quantise(const qat *q, const model *m, hyper_patch *p, qat_buffers *b
     qat_forward(q, m, NET_HS, &p->hs, &b[NET_HS]);
     hyper_spread(hy, p);
     for (size_t i = 0; i < n_all; i++) p->cls[i] = (uint8_t)qat_class(integer(p->ls[i]), log_step[i % L]);
-    for (int pass = 0; pass < NSVQ_N_PASSES; pass++) {
-        const int a = p->pass_at[pass], n = p->pass_at[pass + 1] - a;
-        int16_t *ctx = p->exact[0], *base = p->exact[1], *mu = p->exact[2];
-        for (int i = 0; i < n; i++) {
-            const float *from = p->mu + (size_t)p->pos[a + i] * L, *f = p->ctx + (size_t)(a + i) * X;
-            for (size_t c = 0; c < L; c++) base[(size_t)i * L + c] = (int16_t)integer(from[c]);
-            if (pass) hyper_context(hy, p, a + i, y_hat, quality);
-            for (size_t c = 0; pass && c < X; c++) ctx[(size_t)i * X + c] = (int16_t)integer(f[c]);
-        }
-        if (pass && n) q->k.pointwise(mu, ctx, base, &q->mean[pass], n);
-        quantise_pass(hy, p, a, n, pass ? mu : base, step, tables, side, y_hat);
+    quantise_latents(q, hy, p, quality, step, tables, &s, y_hat);
+    if (s.skipping > s.spent / 50) { /* as hyper_block_encode */
+        s = (dependent){.first_class = 0};
+        hyper_spread(hy, p);
+        quantise_latents(q, hy, p, quality, step, tables, &s, y_hat);
     }
     hyper_rates(hy, q->p, p, noise);
     return p->y_bits + p->z_bits;

@@ -12,6 +12,7 @@
 #define MAX_SHIFT 12
 #define MAX_HALF (NSVQ_CLASS_SYMBOLS / 2 - 1) /* 1 2 3 4 6 8 11 14 18 23 29 are tried */
 #define REACH TABLES_REACH
+#define TRELLIS_LAMBDA 2  /* times that of residuals without trellis, whose steps are coarser: measured */
 
 static int log2_floor(int v)
 {
@@ -61,15 +62,36 @@ int tables_choose_z(const class_tables *t, int cls, int d, int step)
     return choose(t, cls, d, step, t->lambda / 2);
 }
 
+/* Distances in steps, from low to high, that make the encoder take a residual of magnitude v. */
+static void whole(double v, double *low, double *high)
+{
+    *low = v - 0.5;
+    *high = v + 0.5;
+}
+
+/* An index of each quantiser: what is nearer to it than to its neighbours. */
+static void first_quantiser(double k, double *low, double *high)
+{
+    *low = 2 * k - 1;
+    *high = 2 * k + 1;
+}
+
+static void second_quantiser(double k, double *low, double *high)
+{
+    *low = k < 1 ? -0.5 : k < 2 ? 0.5 : 2 * k - 2;
+    *high = k < 1 ? 0.5 : 2 * k;
+}
+
 /* Share of each residual of a class by the logistic density in the middle of its scales, whole; mirrored
  * counts on top. share [2 * REACH + 1] sums to 1. */
-static void shares_of(int cls, const double *n, double *share)
+static void shares_of(int cls, void (*interval)(double, double *, double *), const double *n, double *share)
 {
     const double scale = exp2(HYPER_LS_MIN + (cls + 0.5) * 12 / NSVQ_N_CLASSES);
     double sum = 0;
     for (int i = 0; i <= 2 * REACH; i++) {
-        const double v = fabs((double)(i - REACH));
-        const double density = 1 / (1 + exp((v - 0.5) / scale)) - 1 / (1 + exp((v + 0.5) / scale));
+        double low, high;
+        interval(abs(i - REACH), &low, &high);
+        const double density = 1 / (1 + exp(low / scale)) - 1 / (1 + exp(high / scale));
         share[i] = PRIOR_WEIGHT * density + (n ? (n[i] + n[2 * REACH - i]) / 2 : 0) + 1e-9;
         sum += share[i];
     }
@@ -91,21 +113,21 @@ static double cost_of(const double *share, int shift, int half, double *symbol)
     return bits;
 }
 
-static void set_class(class_tables *t, int cls, const double *share)
+/* A table of least cost; freq and bits [NSVQ_CLASS_SYMBOLS]. */
+static void set_table(uint8_t *best_shift, uint8_t *best_half, uint16_t *freq, uint16_t *of_bits, const double *share)
 {
     double symbol[NSVQ_CLASS_SYMBOLS], best = 1e30;
-    uint16_t *freq = t->freq + cls * NSVQ_CLASS_SYMBOLS;
     for (int shift = 0; shift <= MAX_SHIFT && shift < best; shift++) /* small tables first: they are faster */
         for (int half = 1; half <= MAX_HALF; half += 1 + half / 4) {
             const double bits = cost_of(share, shift, half, symbol);
             if (bits >= best * 0.999) continue;
             best = bits;
-            t->shift[cls] = (uint8_t)shift;
-            t->half[cls] = (uint8_t)half;
+            *best_shift = (uint8_t)shift;
+            *best_half = (uint8_t)half;
         }
-    const int n = 2 * t->half[cls] + 2;
+    const int n = 2 * *best_half + 2;
     int total = 0, top = 0;
-    cost_of(share, t->shift[cls], t->half[cls], symbol);
+    cost_of(share, *best_shift, *best_half, symbol);
     memset(freq, 0, sizeof *freq * NSVQ_CLASS_SYMBOLS);
     for (int i = 0; i < n; i++) {
         freq[i] = (uint16_t)(1 + (int)floor(symbol[i] * (32768 - n)));
@@ -113,17 +135,17 @@ static void set_class(class_tables *t, int cls, const double *share)
         if (freq[i] > freq[top]) top = i;
     }
     freq[top] = (uint16_t)(freq[top] + 32768 - total);
-    for (int i = 0; i < n; i++) t->bits[cls][i] = (uint16_t)bits_of(freq[i]);
+    for (int i = 0; i < n; i++) of_bits[i] = (uint16_t)bits_of(freq[i]);
 }
 
 void tables_make(class_tables *t, const class_counts *counts)
 {
     double *share = malloc(sizeof *share * (2 * REACH + 1)), bits[NSVQ_N_CLASSES], all = 0, lost = 0;
     if (!share) abort();
-    *t = (class_tables){.lambda = t->lambda};
+    *t = (class_tables){.lambda = t->lambda, .trellis = t->trellis};
     for (int c = 0; c < NSVQ_N_CLASSES; c++) {
-        shares_of(c, counts ? counts->n[c] : NULL, share);
-        set_class(t, c, share);
+        shares_of(c, whole, counts ? counts->n[c] : NULL, share);
+        set_table(&t->shift[c], &t->half[c], t->freq + c * NSVQ_CLASS_SYMBOLS, t->bits[c], share);
         bits[c] = 0;
         for (int i = 0; counts && i <= 2 * REACH; i++)
             bits[c] += counts->n[c][i] * tables_bits(t, c, i - REACH) / 256.;
@@ -136,4 +158,23 @@ void tables_make(class_tables *t, const class_counts *counts)
         if (lost > MAX_LOSS * all) break;
         t->first_class = (uint8_t)(c + 1);
     }
+}
+
+void tables_make_trellis(class_tables *t, const trellis_counts *counts)
+{
+    trellis_tables *to = t->trellis;
+    double *share = malloc(sizeof *share * (2 * REACH + 1));
+    if (!share) abort();
+    to->search.lambda = TRELLIS_LAMBDA * (uint32_t)t->lambda;
+    for (int i = 0; i < 2 * NSVQ_N_CLASSES; i++) {
+        const int c = i % NSVQ_N_CLASSES, q = i / NSVQ_N_CLASSES;
+        uint16_t *freq = to->freq + i * NSVQ_CLASS_SYMBOLS;
+        symbol_costs *costs = &to->search.costs[c][q];
+        shares_of(c, q ? second_quantiser : first_quantiser, counts ? counts->n[i] : NULL, share);
+        set_table(&to->shift[i], &to->half[i], freq, costs->bits, share);
+        costs->shift = to->shift[i];
+        costs->half = to->half[i];
+    }
+    free(share);
+    trellis_set_prices(&to->search);
 }

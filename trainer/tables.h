@@ -4,7 +4,15 @@
 
 #include <stdint.h>
 
-#include "model/desc.h"
+#include "trellis.h"
+
+/* Those of dependent quantisation, whose steps are finer; rows as in nsvq_trellis. */
+typedef struct trellis_tables {
+    uint8_t  first_class;
+    uint8_t  shift[2 * NSVQ_N_CLASSES], half[2 * NSVQ_N_CLASSES];
+    uint16_t freq[2 * NSVQ_N_CLASSES * NSVQ_CLASS_SYMBOLS];
+    trellis  search;
+} trellis_tables;
 
 typedef struct class_tables {
     int      lambda;      /* of the encoder's choice: squared steps per bit, unit 1/1024 */
@@ -12,6 +20,7 @@ typedef struct class_tables {
     uint8_t  shift[NSVQ_N_CLASSES], half[NSVQ_N_CLASSES];
     uint16_t freq[NSVQ_N_CLASSES * NSVQ_CLASS_SYMBOLS];
     uint16_t bits[NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS]; /* of freq, unit 1/256, as the encoder has them */
+    trellis_tables *trellis; /* NULL: each latent is quantised on its own */
 } class_tables;
 
 #define TABLES_REACH 2047 /* residuals beyond are counted there */
@@ -22,13 +31,20 @@ typedef struct class_counts {
     double gain[NSVQ_N_CLASSES];
 } class_counts;
 
-/* Tables for the counts, with the logistic density of each class for what was seldom seen; lambda stays.
+typedef struct trellis_counts {
+    double n[2 * NSVQ_N_CLASSES][2 * TABLES_REACH + 1]; /* indices */
+} trellis_counts;
+
+/* Tables for the counts, with the logistic density of each class for what was seldom seen; lambda stays, and so
+ * does trellis.
  * counts NULL: that alone, and every class coded. */
 void tables_make(class_tables *t, const class_counts *counts);
+/* The same for t->trellis, whose first_class stays. */
+void tables_make_trellis(class_tables *t, const trellis_counts *counts);
 /* Bits of residual r, unit 1/256. */
 int  tables_bits(const class_tables *t, int cls, int r);
 /* The encoder's choice for d / step, both in one unit: the nearest or the next towards 0 by squared
- * error + lambda * bits; of a latent, or of a hyper-latent. */
+ * error + lambda * bits; of a latent without trellis, or of a hyper-latent. */
 int  tables_choose(const class_tables *t, int cls, int d, int step);
 int  tables_choose_z(const class_tables *t, int cls, int d, int step);
 

@@ -254,15 +254,13 @@ static const char *check_vq(const nsvq_model_desc *m)
     return check_prior(m);
 }
 
-static const char *check_classes(const nsvq_hyper *h)
+static const char *check_tables(const uint8_t *shift, const uint8_t *half, const uint16_t *freq, int n_tables)
 {
-    if (!h->shift || !h->half || !h->freq) return "hyper: no tables";
-    if (h->first_class >= NSVQ_N_CLASSES) return "hyper: first class";
-    for (int c = 0; c < NSVQ_N_CLASSES; c++) {
-        const uint16_t *freq = h->freq + c * NSVQ_CLASS_SYMBOLS;
-        int n = 2 * h->half[c] + 2;
+    if (!shift || !half || !freq) return "hyper: no tables";
+    for (int c = 0; c < n_tables; c++, freq += NSVQ_CLASS_SYMBOLS) {
+        int n = 2 * half[c] + 2;
         uint32_t sum = 0;
-        if (h->shift[c] > MAX_RAW_BITS || n > NSVQ_CLASS_SYMBOLS) return "hyper: bad class";
+        if (shift[c] > MAX_RAW_BITS || n > NSVQ_CLASS_SYMBOLS) return "hyper: bad class";
         for (int i = 0; i < NSVQ_CLASS_SYMBOLS; i++) {
             if ((freq[i] > 0) != (i < n)) return "hyper: a symbol without frequency, or one too many";
             sum += freq[i];
@@ -270,6 +268,17 @@ static const char *check_classes(const nsvq_hyper *h)
         if (sum != 1u << 15) return "hyper: frequencies do not sum to 32768";
     }
     return NULL;
+}
+
+static const char *check_classes(const nsvq_hyper *h)
+{
+    const nsvq_trellis *t = &h->trellis;
+    const char *why = check_tables(h->shift, h->half, h->freq, NSVQ_N_CLASSES);
+
+    if (why) return why;
+    if (h->first_class >= NSVQ_N_CLASSES) return "hyper: first class";
+    if (!t->shift && !t->half && !t->freq) return NULL;
+    return check_tables(t->shift, t->half, t->freq, 2 * NSVQ_N_CLASSES);
 }
 
 static const char *check_hyper(const nsvq_model_desc *m)
@@ -352,6 +361,9 @@ static void free_hyper(nsvq_hyper *h)
     free(h->shift);
     free(h->half);
     free(h->freq);
+    free(h->trellis.shift);
+    free(h->trellis.half);
+    free(h->trellis.freq);
 }
 
 void nsvq_model_free(nsvq_model_desc *m)

@@ -73,6 +73,11 @@ typedef struct nsvq_prior {
  *   synthesis  S16 [Z + NSVQ_N_EXTRA] at 1/64 -> U8 [P * S] at 1/64
  *   scale      U8 [S] -> S16 [L], unit 1/128 octave      base   U8 [S] -> S16 [L]
  *   mean       per pass but the first S16 [X] -> S16 [L], residual S16 (base) */
+typedef struct nsvq_trellis { /* tables of dependent quantisation; without it all is NULL */
+    uint8_t  *shift, *half;    /* [2 * NSVQ_N_CLASSES] as below, for quantiser 0, then for quantiser 1 */
+    uint16_t *freq;            /* [2 * NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS] */
+} nsvq_trellis;
+
 typedef struct nsvq_hyper {
     uint16_t   z, side;        /* Z, S */
     uint8_t    first_class;    /* classes below carry no symbol: the residual is 0 */
@@ -82,6 +87,7 @@ typedef struct nsvq_hyper {
     int16_t   *z_mean, *z_scale; /* [Z]; z_scale: log2, unit 1/128 octave */
     uint8_t   *shift, *half;   /* per class: raw low bits; symbols -half .. half, then the escape */
     uint16_t  *freq;           /* [NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS], sum 2^15 per class, 0 past the last */
+    nsvq_trellis trellis;
 } nsvq_hyper;
 
 /* A model. Pictures have 3 channels of 8 bits. */

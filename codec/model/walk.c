@@ -150,6 +150,15 @@ static void walk_hyper(io *s, nsvq_model_desc *m)
     io_u16s(s, &h->freq, NSVQ_N_CLASSES * NSVQ_CLASS_SYMBOLS);
 }
 
+static void walk_trellis(io *s, nsvq_model_desc *m)
+{
+    nsvq_trellis *t = &m->hyper.trellis;
+
+    io_u8s(s, &t->shift, 2 * NSVQ_N_CLASSES);
+    io_u8s(s, &t->half, 2 * NSVQ_N_CLASSES);
+    io_u16s(s, &t->freq, 2 * NSVQ_N_CLASSES * NSVQ_CLASS_SYMBOLS);
+}
+
 static void walk_hyper_analysis(io *s, nsvq_model_desc *m)
 {
     walk_net(s, &m->hyper.analysis);
@@ -173,29 +182,45 @@ typedef struct part {
     char tag[5];
     uint16_t flags;
     uint8_t families; /* bits of 1 << nsvq_family: those that have it */
-    unsigned keep; /* NSVQ_STORE_ bit; 0: always stored, and hashed into the id */
+    unsigned keep; /* NSVQ_STORE_ bit; 0: stored if the model has it, and hashed into the id */
     void (*walk)(io *s, nsvq_model_desc *m);
+    bool spare;    /* mandatory for readers, yet a model may do without it */
 } part;
 
 enum { VQ = 1 << NSVQ_FAMILY_VQ, HYPER = 1 << NSVQ_FAMILY_HYPER, ALL = VQ | HYPER };
 
 static const part parts[] = {
     /* in the order of the file */
-    {"HEAD", 0, ALL, 0, walk_head},
-    {"CODE", 0, VQ, 0, walk_codes},
-    {"SYNT", 0, ALL, 0, walk_synthesis},
-    {"PRIO", 0, VQ, 0, walk_prior},
-    {"HYPR", 0, HYPER, 0, walk_hyper},
-    {"ANAL", PART_OPTIONAL, ALL, NSVQ_STORE_ANALYSIS, walk_analysis},
-    {"HYPA", PART_OPTIONAL, HYPER, NSVQ_STORE_ANALYSIS, walk_hyper_analysis},
-    {"CARD", PART_OPTIONAL, ALL, NSVQ_STORE_CARD, walk_card},
-    {"MAST", PART_OPTIONAL, ALL, NSVQ_STORE_MASTER, walk_master},
+    {"HEAD", 0, ALL, 0, walk_head, false},
+    {"CODE", 0, VQ, 0, walk_codes, false},
+    {"SYNT", 0, ALL, 0, walk_synthesis, false},
+    {"PRIO", 0, VQ, 0, walk_prior, false},
+    {"HYPR", 0, HYPER, 0, walk_hyper, false},
+    {"TREL", 0, HYPER, 0, walk_trellis, true},
+    {"ANAL", PART_OPTIONAL, ALL, NSVQ_STORE_ANALYSIS, walk_analysis, false},
+    {"HYPA", PART_OPTIONAL, HYPER, NSVQ_STORE_ANALYSIS, walk_hyper_analysis, false},
+    {"CARD", PART_OPTIONAL, ALL, NSVQ_STORE_CARD, walk_card, false},
+    {"MAST", PART_OPTIONAL, ALL, NSVQ_STORE_MASTER, walk_master, false},
 };
 #define N_PARTS ((int)(sizeof parts / sizeof *parts))
 
-static bool has_part(const nsvq_model_desc *m, const part *p)
+static bool may_have(const nsvq_model_desc *m, const part *p)
 {
     return m->family < 8 && p->families >> m->family & 1;
+}
+
+static bool must_have(const nsvq_model_desc *m, const part *p)
+{
+    return !p->keep && !p->spare && (p == parts || may_have(m, p)); // before the first there is no family
+}
+
+static bool wanted(const part *p, const nsvq_model_desc *m, unsigned keep)
+{
+    if (!may_have(m, p)) return false;
+    if (p->keep == 0) return !p->spare || m->hyper.trellis.freq;
+    if (p->keep == NSVQ_STORE_ANALYSIS) return keep & p->keep && m->has_analysis;
+    if (p->keep == NSVQ_STORE_CARD) return keep & p->keep && m->card_bytes;
+    return keep & p->keep && m->master_bytes;
 }
 
 /* ---- id ---- */
@@ -209,7 +234,7 @@ uint64_t nsvq_model_id(const nsvq_model_desc *m)
     nsvq_sha256_init(&hash);
     for (int i = 0; i < N_PARTS; i++) {
         io s = {.mode = IO_HASH, .hash = &hash};
-        if (parts[i].keep || !has_part(m, &parts[i])) continue;
+        if (!wanted(&parts[i], m, 0)) continue;
         nsvq_sha256_add(&hash, parts[i].tag, 4);
         parts[i].walk(&s, &copy);
     }
@@ -249,15 +274,6 @@ static void put_part(io *file, const part *p, const uint8_t *plain, size_t n_pla
     io_bytes(file, head, sizeof head);
     io_bytes(file, (void *)(uintptr_t)payload, n);
     free(packed);
-}
-
-static bool wanted(const part *p, const nsvq_model_desc *m, unsigned keep)
-{
-    if (!has_part(m, p)) return false;
-    if (p->keep == 0) return true;
-    if (p->keep == NSVQ_STORE_ANALYSIS) return keep & p->keep && m->has_analysis;
-    if (p->keep == NSVQ_STORE_CARD) return keep & p->keep && m->card_bytes;
-    return keep & p->keep && m->master_bytes;
 }
 
 uint8_t *nsvq_model_store(const nsvq_model_desc *m, unsigned keep, size_t *size)
@@ -349,12 +365,12 @@ static int identify_part(loader *l, const uint8_t *head, int *index)
     if (*index < 0)
         return optional ? 0 : fail(l, FAIL_VERSION, "model with an unknown mandatory part");
     if (*index < l->next) return fail(l, FAIL_BYTES, "model part out of order");
-    if (*index > 0 && !has_part(l->m, &parts[*index]))
+    if (*index > 0 && !may_have(l->m, &parts[*index]))
         return fail(l, FAIL_BYTES, "model part of another family");
     if (optional != (parts[*index].flags == PART_OPTIONAL))
         return fail(l, FAIL_BYTES, "model part with wrong flags");
     for (int i = l->next; i < *index; i++)
-        if (!parts[i].keep && (i == 0 || has_part(l->m, &parts[i]))) return fail(l, FAIL_BYTES, "model without a mandatory part");
+        if (must_have(l->m, &parts[i])) return fail(l, FAIL_BYTES, "model without a mandatory part");
     l->next = *index + 1;
     return 0;
 }
@@ -400,8 +416,7 @@ static int load_file(loader *l)
         if ((st = load_part(l))) return st;
     if (l->p != l->end) return fail(l, FAIL_BYTES, "model file with bytes after its parts");
     for (int i = l->next; i < N_PARTS; i++)
-        if (!parts[i].keep && (i == 0 || has_part(l->m, &parts[i])))
-            return fail(l, FAIL_BYTES, "model without a mandatory part");
+        if (must_have(l->m, &parts[i])) return fail(l, FAIL_BYTES, "model without a mandatory part");
     l->why = nsvq_model_check(l->m);
     return l->why ? FAIL_BYTES : 0;
 }

@@ -17,19 +17,19 @@ static void put(const char *folder, const char *name, const uint8_t *p, size_t s
     assert_int_equal(fclose(f), 0);
 }
 
-static uint8_t *model_bytes(uint64_t seed, size_t *size)
+static uint8_t *model_bytes(testmodel_shape shape, uint64_t seed, size_t *size)
 {
     nsvq_model_desc desc;
 
-    assert_true(testmodel_make(&desc, TESTMODEL_TINY, seed));
+    assert_true(testmodel_make(&desc, shape, seed));
     uint8_t *bytes = nsvq_model_store(&desc, NSVQ_STORE_ANALYSIS, size);
     nsvq_model_free(&desc);
     assert_non_null(bytes);
     return bytes;
 }
 
-/* Made with the model of `seed`, embedded unless it is the one that the target has. */
-static void put_picture(const char *folder, const char *name, picture p, uint64_t seed)
+/* Made with a model, embedded unless it is the one that the target has. */
+static void put_coded(const char *folder, const char *name, picture p, testmodel_shape shape, uint64_t seed)
 {
     static const nsvq_meta meta[] = {{NSVQ_META_DESCRIPTION, 1, 5, "first"},
                                      {NSVQ_META_UNIT, 0, 0, ""}};
@@ -39,19 +39,24 @@ static void put_picture(const char *folder, const char *name, picture p, uint64_
     blob b = {0};
     nsvq_sink sink = blob_sink(&b);
     size_t size;
-    uint8_t *bytes = model_bytes(seed, &size);
+    uint8_t *bytes = model_bytes(shape, seed, &size);
 
     raster.meta = meta;
     raster.n_meta = 2;
     assert_ok(nsvq_model_open(&model, bytes, size, &err), err);
     nsvq_encode_options opt = {.struct_size = sizeof opt, .model = model,
-                               .embed = seed == FUZZ_SEED ? 2 : 1};
+                               .embed = shape == TESTMODEL_TINY && seed == FUZZ_SEED ? 2 : 1};
     assert_ok(nsvq_encode(&sink, &raster, &opt, NULL, &err), err);
     put(folder, name, b.p, b.size);
     free(bytes);
     nsvq_model_release(model);
     blob_free(&b);
     picture_free(&p);
+}
+
+static void put_picture(const char *folder, const char *name, picture p, uint64_t seed)
+{
+    put_coded(folder, name, p, TESTMODEL_TINY, seed);
 }
 
 /* Small in the file. */
@@ -113,6 +118,7 @@ static void make_files(void **state)
     put_picture(folder, "open/rgb", flat(70, 40, 3), FUZZ_SEED);
     put_picture(folder, "open/two-blocks", flat(530, 17, 3), FUZZ_SEED);
     put_picture(folder, "open/embedded", flat(16, 16, 3), FUZZ_SEED + 1);
+    put_coded(folder, "open/trellis", flat(40, 24, 3), TESTMODEL_TRELLIS, FUZZ_SEED);
     put_picture(folder, "open/everything", everything(), FUZZ_SEED);
     put_picture(folder, "open/nodata", nodata(), FUZZ_SEED);
     put_picture(folder, "open/wide", wide(flat(40, 20, 5)), FUZZ_SEED);
@@ -153,13 +159,18 @@ static uint8_t *inflated(const uint8_t *in, size_t size, size_t *out_size)
 
 static void make_models(void **state)
 {
-    size_t size, plain_size;
-    uint8_t *bytes = model_bytes(FUZZ_SEED, &size), *plain = inflated(bytes, size, &plain_size);
+    static const struct { testmodel_shape shape; const char *packed, *plain; } of[] = {
+        {TESTMODEL_TINY, "model/packed", "model/plain"},
+        {TESTMODEL_TRELLIS, "model/trellis-packed", "model/trellis-plain"}};
 
-    put(*state, "model/packed", bytes, size);
-    put(*state, "model/plain", plain, plain_size);
-    free(plain);
-    free(bytes);
+    for (int i = 0; i < 2; i++) {
+        size_t size, plain_size;
+        uint8_t *bytes = model_bytes(of[i].shape, FUZZ_SEED, &size), *plain = inflated(bytes, size, &plain_size);
+        put(*state, of[i].packed, bytes, size);
+        put(*state, of[i].plain, plain, plain_size);
+        free(plain);
+        free(bytes);
+    }
 }
 
 /* value(kind, band, x, y) in the type's width. */

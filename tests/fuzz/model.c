@@ -7,7 +7,7 @@
 #include "fuzz.h"
 #include "testmodel.h"
 
-enum { W = 3, H = 2, MAX_LATENT = 256, HEAD_SIZE = 12 };
+enum { W = 3, H = 2, MAX_LATENT = 515, HEAD_SIZE = 12 };
 
 #define REQUIRE(condition)        \
     do {                          \
@@ -31,7 +31,7 @@ static void check_store(const nsvq_model_desc *m)
 typedef struct result {
     int16_t y[W * H * MAX_LATENT], coded[W * H * MAX_LATENT];
     uint8_t rgb[W * H * 768];
-    uint8_t stream[4096];
+    uint8_t stream[1 << 15];
     size_t n_stream;
 } result;
 
@@ -50,6 +50,7 @@ static void run_encoder(const nsvq_engine *e, nsvq_scratch *s, result *r)
     nsvq_rect all = {0, 0, W, H};
 
     noise(in, sizeof in);
+    memset(back, 0, sizeof back);
     REQUIRE(nsvq_engine_analyse(e, s, in, W * 48, W, H, all, r->y) == 0);
     REQUIRE(nsvq_block_bound(e, W, H) <= sizeof r->stream);
     REQUIRE(nsvq_block_encode(e, s, r->y, W, H, 50, r->stream, sizeof r->stream, &r->n_stream,
@@ -72,7 +73,8 @@ static void run_engine(const nsvq_model_desc *m, unsigned cpu, result *r)
     memset(r, 0, sizeof *r);
     if (m->has_analysis) run_encoder(e, s, r);
     noise(in, sizeof in);
-    in[0] = 2; // four lanes
+    in[0] = in[2] = 2; // four lanes: vq, hyper
+    in[1] = 1;         // a quality of the hyper family
     nsvq_block_decode(e, s, in, sizeof in, W, H, 100, r->coded, NULL);
     REQUIRE(nsvq_engine_synthesise(e, s, r->coded, W, H, all, r->rgb, W * 48) == 0);
     nsvq_scratch_destroy(s);

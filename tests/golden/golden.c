@@ -372,12 +372,16 @@ static void make_shipped(void **state)
 static void make_tiny(void **state)
 {
     static const struct { const char *prefix; testmodel_shape shape; } of[] = {
-        {"tiny", TESTMODEL_TINY}, {"hyper8", TESTMODEL_HYPER8}, {"hyper16", TESTMODEL_HYPER16}};
+        {"tiny", TESTMODEL_TINY}, {"hyper8", TESTMODEL_HYPER8}, {"hyper16", TESTMODEL_HYPER16},
+        {"trellis", TESTMODEL_TRELLIS}}; // only what its entropy coding adds
 
     for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
         nsvq_model *model = random_model(of[i].shape);
         maker m = {*state, of[i].prefix, {.struct_size = sizeof m.opt, .model = model, .embed = 1}};
-        add_any_model(&m);
+        if (of[i].shape == TESTMODEL_TRELLIS)
+            add(&m, "q50", picture_make(530, 300, 3, 2), 50);
+        else
+            add_any_model(&m);
         if (i == 0) add_everything(&m);
         nsvq_model_release(model);
     }

@@ -37,7 +37,7 @@ expect 2
 says '--data is missing' err
 for bad in '--frobnicate 1' '--steps' '--steps 1x' '--steps -1' '--minutes nan' '--batch 0' '--batch two' \
            '--patch 100' '--patch 1024' '--lr 0' '--lambda -1' '--qat 1.5' '--threads -1' '--family vae' \
-           '--preset huge' '--family hyper --preset small' '--quality-range 50' '--quality-range 0-90' \
+           '--preset huge' '--trellis' '--family hyper --preset small' '--quality-range 50' '--quality-range 0-90' \
            '--quality-range 60-50' '--part-mib 0' '--device gpu' '--device cuda' '--save 0'; do
     expect 2 --data scenes $bad
 done
@@ -136,6 +136,11 @@ says 'qualities 30 to 40.5,' out
 expect 0 --data scenes --init h.nsvqm --steps 1 --batch 1 --patch 64 --out i.nsvqm
 says '^trained: 1 steps' out
 expect 0 --data scenes --init h.nsvqm --preset hyper-small --steps 1 --batch 1 --patch 64 --out i.nsvqm
+expect 0 --data scenes --resume h.nsvqm.ckpt --steps 0 --minutes 0 --patch 64 --trellis --out t.nsvqm
+says '^family: hyper, preset hyper-small, trellis$' out
+says '^trained: 6 steps' out
+expect 2 --data scenes --resume a.nsvqm.ckpt --steps 1 --batch 1 --patch 64 --trellis --out bad.nsvqm
+says '--trellis: for the hyper family' err
 expect 2 --data scenes --init h.nsvqm --preset hyper16 --steps 1 --batch 1 --patch 64 --out bad.nsvqm
 says '--preset hyper16: h.nsvqm cannot grow to this shape' err
 

@@ -299,12 +299,13 @@ static void check_net_noticed(const model *m, nsvq_model_desc *desc, nsvq_net *n
 
 static void engine_is_the_trainers(void **state)
 {
-    const preset *const all[2] = {&sixteen, &eight};
-    for (int i = 0; i < 2; i++) {
+    const preset *const all[3] = {&sixteen, &eight, &eight};
+    for (int i = 0; i < 3; i++) {
         model m;
         nsvq_model_desc desc;
         train_hyper(&m, all[i], &short_run);
         assert_true(m.has_formats);
+        if (i == 2) use_trellis(&m);
         prior_calibrate(&m, &pictures, &m.f);
         const char *why = model_emit(&m, &m.f, &desc);
         if (why) fail_msg("%s", why);
@@ -322,6 +323,46 @@ static void engine_is_the_trainers(void **state)
         nsvq_model_free(&desc);
         model_free(&m);
     }
+    remove("hyper.ckpt");
+}
+
+/* Of one training: the trellis has finer steps of latents alone, and smaller files of the same quality. Its
+ * model starts another training as the other one does. */
+static void trellis_saves_rate(void **state)
+{
+    static const int quality[4] = {20, 45, 70, 95};
+    figures f[2][4];
+    nsvq_model_desc desc[2];
+    train_options o = short_run;
+    model m, again;
+    o.steps = 60;
+    train_hyper(&m, &eight, &o);
+    for (int i = 0; i < 2; i++) {
+        if (i) use_trellis(&m);
+        prior_calibrate(&m, &pictures, &m.f);
+        assert_null(model_emit(&m, &m.f, &desc[i]));
+        for (int k = 0; k < 4; k++) f[i][k] = validate_integer(&desc[i], &pictures, quality[k], 192);
+    }
+    const nsvq_hyper *a = &desc[0].hyper, *b = &desc[1].hyper;
+    const int n = desc[0].latent + a->z;
+    assert_true(!a->trellis.freq && b->trellis.freq);
+    for (int i = 0; i < NSVQ_N_GAINS * n; i++)
+        assert_int_equal(a->gain[i] - b->gain[i], i % n < desc[0].latent ? 100 : 0);
+    assert_memory_equal(a->freq, b->freq, sizeof m.h.tables.freq); /* of hyper-latents */
+    assert_int_equal(b->first_class, a->first_class + 4);
+    const double saved = -bd_rate(f[0], f[1], 4);
+    print_message("dependent quantisation: %.2f %% less rate\n", saved);
+    assert_true(saved > 1);
+
+    assert_int_equal(model_export(&m, &m.f, "three", "a card\n", "hyper.nsvqm"), 0);
+    assert_int_equal(model_from_master(&again, "hyper.nsvqm"), 0);
+    assert_null(again.h.tables.trellis);
+    for (size_t i = 0; i < m.st.n; i++)
+        assert_true(fabsf(again.st.p[i] - m.st.p[i]) <= fabsf(m.st.p[i]) / 2048 + 3.1e-8f);
+    model_free(&again);
+    for (int i = 0; i < 2; i++) nsvq_model_free(&desc[i]);
+    model_free(&m);
+    remove("hyper.nsvqm");
     remove("hyper.ckpt");
 }
 
@@ -375,6 +416,41 @@ static void tables_fit_their_counts(void **state)
         assert_true(cost[0] < best + 0.02);
     }
     assert_int_equal(tables_choose(&t, 1, 1000, 100), 0);
+    free(c);
+}
+
+/* As tables_fit_their_counts, of both quantisers; without counts small classes have zeros almost alone. */
+static void trellis_tables_fit_their_counts(void **state)
+{
+    trellis_counts *c = calloc(1, sizeof *c);
+    trellis_tables *of = calloc(1, sizeof *of);
+    class_tables t = {.lambda = 102, .trellis = of};
+    assert_true(c && of);
+    tables_make(&t, NULL);
+    assert_ptr_equal(t.trellis, of);
+    for (int round = 0; round < 2; round++) {
+        tables_make_trellis(&t, round ? c : NULL);
+        assert_int_equal(of->search.lambda, 204);
+        for (int row = 0; row < 2 * NSVQ_N_CLASSES; row++) {
+            const symbol_costs *costs = &of->search.costs[row % NSVQ_N_CLASSES][row / NSVQ_N_CLASSES];
+            const double ls = -4 + (row % NSVQ_N_CLASSES + 0.5) * 12 / 64;
+            double bits = 0, least = 0, n = 0;
+            int sum = 0;
+            for (int i = 0; i < NSVQ_CLASS_SYMBOLS; i++) sum += of->freq[row * NSVQ_CLASS_SYMBOLS + i];
+            assert_int_equal(sum, 32768);
+            assert_true(costs->half == of->half[row] && costs->shift == of->shift[row]);
+            for (int k = -TABLES_REACH; k <= TABLES_REACH; k++) { /* by distances of two steps */
+                const double count = c->n[row][TABLES_REACH + k] = 1e6 * exp2(-rate_of(k, ls - 1));
+                n += count;
+                bits += count * symbol_costs_of(costs, k) / 256;
+            }
+            for (int i = 0; round && i <= 2 * TABLES_REACH; i++)
+                if (c->n[row][i] > 0) least -= c->n[row][i] * log2(c->n[row][i] / n);
+            if (round && !(bits < 1.03 * least + 0.004 * n))
+                fail_msg("table %d: %g bits a symbol, at least %g", row, bits / n, least / n);
+        }
+    }
+    free(of);
     free(c);
 }
 
@@ -525,7 +601,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rates_and_slopes),         cmocka_unit_test(quantiser_gradients),
         cmocka_unit_test(steps_are_the_formats),    cmocka_unit_test(engine_is_the_trainers),
-        cmocka_unit_test(tables_fit_their_counts),  cmocka_unit_test(bd_rates),
+        cmocka_unit_test(tables_fit_their_counts),  cmocka_unit_test(trellis_tables_fit_their_counts),
+        cmocka_unit_test(trellis_saves_rate),       cmocka_unit_test(bd_rates),
         cmocka_unit_test(training_lowers_the_loss), cmocka_unit_test(interrupted_runs_end_alike),
         cmocka_unit_test(grown_models_compute_the_same),
         cmocka_unit_test(master_weights_come_back),

@@ -164,6 +164,7 @@ testmodel_shape test_shape(void)
     const char *family = getenv("TEST_FAMILY");
 
     if (!family || !strcmp(family, "vq")) return TESTMODEL_SMALL;
+    if (!strcmp(family, "trellis")) return TESTMODEL_TRELLIS;
     assert_string_equal(family, "hyper");
     return TESTMODEL_HYPER8;
 }

@@ -56,7 +56,7 @@ uint32_t picture_sample(nsvq_type type, uint8_t v);
 /* The small random model; made once, the caller does not release it. */
 nsvq_model *test_model(void);
 /* As bytes of a model file. Free them. */
-/* The tests' model: TEST_FAMILY=vq (default) or hyper. */
+/* The tests' model: TEST_FAMILY=vq (default), hyper, or trellis (hyper with dependent quantisation). */
 testmodel_shape test_shape(void);
 uint8_t *test_model_bytes(size_t *size);
 

@@ -194,7 +194,7 @@ static size_t check_block(fixture *f, int bw, int bh, int quality16)
     return size;
 }
 
-static const testmodel_shape shapes[] = {TESTMODEL_SMALL, TESTMODEL_HYPER8, TESTMODEL_HYPER16};
+static const testmodel_shape shapes[] = {TESTMODEL_SMALL, TESTMODEL_HYPER8, TESTMODEL_HYPER16, TESTMODEL_TRELLIS};
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
 static void all_sizes(testmodel_shape shape)
@@ -290,11 +290,11 @@ static void decoding_needs_no_analysis(void **state)
 }
 
 /* Residuals as large as numbers allow, of latents and hyper-latents: what is written can be read. */
-static void the_largest_residuals_return(void **state)
+static void largest_residuals(testmodel_shape shape)
 {
     for (int mean = -1; mean <= 1; mean++) {
         fixture f;
-        set_up(&f, TESTMODEL_HYPER8);
+        set_up(&f, shape);
         nsvq_hyper *h = &f.m.hyper;
         const nsvq_layer *last = &h->analysis.layer[h->analysis.n_layers - 1];
         for (int i = 0; i < NSVQ_N_GAINS * (f.n_latent + h->z); i++) h->gain[i] = -2048; // the finest steps
@@ -314,6 +314,12 @@ static void the_largest_residuals_return(void **state)
         check_block(&f, 9, 9, NSVQ_MAX_QUALITY16);
         tear_down(&f);
     }
+}
+
+static void the_largest_residuals_return(void **state)
+{
+    largest_residuals(TESTMODEL_HYPER8);
+    largest_residuals(TESTMODEL_TRELLIS);
 }
 
 /* ---- damage ---- */

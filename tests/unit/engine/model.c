@@ -67,10 +67,41 @@ static void same_net(const nsvq_net *a, const nsvq_net *b)
     }
 }
 
+static void same_tables(const uint8_t *const a[2], const uint8_t *const b[2], const uint16_t *freq_a,
+                        const uint16_t *freq_b, size_t n)
+{
+    for (int i = 0; i < 2; i++) assert_memory_equal(a[i], b[i], n);
+    assert_memory_equal(freq_a, freq_b, n * NSVQ_CLASS_SYMBOLS * sizeof *freq_a);
+}
+
+static void same_hyper(const nsvq_model_desc *a, const nsvq_model_desc *b)
+{
+    const nsvq_hyper *x = &a->hyper, *y = &b->hyper;
+    size_t n = (size_t)NSVQ_N_GAINS * (a->latent + x->z);
+
+    same_net(&x->synthesis, &y->synthesis);
+    same_layer(&x->scale, &y->scale);
+    same_layer(&x->base, &y->base);
+    for (int i = 1; i < NSVQ_N_PASSES; i++) same_layer(&x->mean[i], &y->mean[i]);
+    assert_int_equal(x->first_class, y->first_class);
+    assert_memory_equal(x->gain, y->gain, n * sizeof *x->gain);
+    same_tables((const uint8_t *[2]){x->shift, x->half}, (const uint8_t *[2]){y->shift, y->half}, x->freq,
+                y->freq, NSVQ_N_CLASSES);
+    assert_int_equal(!x->trellis.freq, !y->trellis.freq);
+    if (x->trellis.freq)
+        same_tables((const uint8_t *[2]){x->trellis.shift, x->trellis.half},
+                    (const uint8_t *[2]){y->trellis.shift, y->trellis.half}, x->trellis.freq, y->trellis.freq,
+                    2 * NSVQ_N_CLASSES);
+}
+
 static void same_model(const nsvq_model_desc *a, const nsvq_model_desc *b)
 {
     size_t n = (size_t)a->n_slices * a->n_codes;
     assert_string_equal(a->name, b->name);
+    assert_int_equal(a->family, b->family);
+    assert_int_equal(a->lambda50, b->lambda50);
+    same_net(&a->synthesis, &b->synthesis);
+    if (a->family == NSVQ_FAMILY_HYPER) return same_hyper(a, b);
     assert_int_equal(a->n_slices, b->n_slices);
     assert_int_equal(a->dim, b->dim);
     assert_int_equal(a->n_codes, b->n_codes);
@@ -78,8 +109,6 @@ static void same_model(const nsvq_model_desc *a, const nsvq_model_desc *b)
     assert_memory_equal(a->prior.member, b->prior.member, n * sizeof *a->prior.member);
     assert_memory_equal(a->seed_channel, b->seed_channel, sizeof a->seed_channel);
     assert_int_equal(a->seed_shift, b->seed_shift);
-    assert_int_equal(a->lambda50, b->lambda50);
-    same_net(&a->synthesis, &b->synthesis);
     for (int i = 0; i < NSVQ_N_PASSES; i++) {
         same_layer(&a->prior.mean[i], &b->prior.mean[i]);
         same_layer(&a->prior.ctx[i], &b->prior.ctx[i]);
@@ -136,6 +165,8 @@ static void stored_models_load(void **state)
 {
     store_then_load(TESTMODEL_SMALL);
     store_then_load(TESTMODEL_SHIPPED);
+    store_then_load(TESTMODEL_HYPER8);
+    store_then_load(TESTMODEL_TRELLIS);
 }
 
 static void id_ignores_optional_parts(void **state)
@@ -244,20 +275,107 @@ static void reseal(uint8_t *file, size_t size)
     }
 }
 
+/* Parts of a file in another order: order[i] is the number of the part that comes i-th. */
+static uint8_t *reordered(const uint8_t *file, size_t size, const int *order, int n, size_t *out_size)
+{
+    const uint8_t *part[16], *p = file + HEADER_BYTES;
+    uint8_t *out = calloc(2, size), *to = out + HEADER_BYTES;
+
+    assert_non_null(out);
+    for (int i = 0; p < file + size; p += PART_BYTES + io_get(p + 8, 4)) part[i++] = p;
+    memcpy(out, file, HEADER_BYTES);
+    for (int i = 0; i < n; i++) {
+        size_t bytes = PART_BYTES + io_get(part[order[i]] + 8, 4);
+        memcpy(to, part[order[i]], bytes);
+        to += bytes;
+    }
+    *out_size = (size_t)(to - out);
+    io_put(out + 10, 2, (uint32_t)n);
+    reseal(out, *out_size);
+    return out;
+}
+
+static int load_order(const uint8_t *file, size_t size, const int *order, int n)
+{
+    nsvq_model_desc back;
+    size_t got;
+    uint8_t *bytes = reordered(file, size, order, n, &got);
+    int st = load_copy(&back, bytes, got);
+
+    if (st == 0) nsvq_model_free(&back);
+    free(bytes);
+    return st;
+}
+
+/* HEAD SYNT HYPR TREL ANAL HYPA: a model may do without TREL, which then is another one; its place, family and
+ * flags are given. A reader that does not know the tag refuses it. */
+static void trellis_parts_are_checked(void **state)
+{
+    static const int all[] = {0, 1, 2, 3, 4, 5}, without[] = {0, 1, 2, 4, 5}, before[] = {0, 1, 3, 2, 4, 5},
+                     after[] = {0, 1, 2, 4, 3, 5}, alone[] = {0, 1, 3, 4, 5}, twice[] = {0, 1, 2, 3, 3, 4, 5};
+    static const int vq[] = {0, 1, 2, 3, 4};
+    nsvq_model_desc m, other, back;
+    size_t size, other_size;
+
+    assert_true(testmodel_make(&m, TESTMODEL_TRELLIS, 20));
+    uint8_t *bytes = nsvq_model_store(&m, ALL, &size);
+    assert_int_equal(load_order(bytes, size, all, 6), 0);
+    assert_int_equal(load_order(bytes, size, without, 5), 0);
+    assert_int_equal(load_order(bytes, size, before, 6), -2);
+    assert_int_equal(load_order(bytes, size, after, 6), -2);
+    assert_int_equal(load_order(bytes, size, alone, 5), -2);
+    assert_int_equal(load_order(bytes, size, twice, 7), -2);
+
+    uint64_t id = nsvq_model_id(&m);
+    m.hyper.trellis.freq[70 * NSVQ_CLASS_SYMBOLS]++;
+    assert_true(nsvq_model_id(&m) != id);
+    m.hyper.trellis.freq[70 * NSVQ_CLASS_SYMBOLS]--;
+    uint8_t *bare = reordered(bytes, size, without, 5, &other_size);
+    assert_int_equal(load_copy(&back, bare, other_size), 0);
+    assert_null(back.hyper.trellis.freq);
+    assert_true(nsvq_model_id(&back) != id);
+    nsvq_model_free(&back);
+    free(bare);
+
+    uint8_t *part = bytes + HEADER_BYTES;
+    for (int i = 0; i < 3; i++) part += PART_BYTES + io_get(part + 8, 4);
+    assert_memory_equal(part, "TREL", 4);
+    io_put(part + 4, 2, 1); // optional
+    assert_int_equal(load_order(bytes, size, all, 6), -2);
+    io_put(part + 4, 2, 0);
+    part[3] = 'M'; // a tag of later
+    assert_int_equal(load_order(bytes, size, all, 6), -3);
+
+    assert_true(testmodel_make(&other, TESTMODEL_SMALL, 21)); // HEAD CODE SYNT PRIO ANAL
+    uint8_t *small = nsvq_model_store(&other, NSVQ_STORE_ANALYSIS, &other_size);
+    part = small + HEADER_BYTES;
+    for (int i = 0; i < 4; i++) part += PART_BYTES + io_get(part + 8, 4);
+    assert_int_equal(load_order(small, other_size, vq, 5), 0);
+    memcpy(part, "TREL", 4);
+    io_put(part + 4, 2, 0);
+    assert_int_equal(load_order(small, other_size, vq, 5), -2);
+    free(small);
+    free(bytes);
+    nsvq_model_free(&other);
+    nsvq_model_free(&m);
+}
+
 /* Whatever loads has to run. */
 static void run_model(const nsvq_model_desc *m)
 {
     nsvq_kernels k;
     nsvq_engine *e = (nsvq_kernels_init(&k, nsvq_cpu_detect()), nsvq_engine_create(m, &k));
     nsvq_scratch *s = nsvq_scratch_create();
-    int n_latent = m->n_slices * m->dim;
-    int16_t *y = calloc((size_t)(12 * n_latent), sizeof *y);
+    int n_channels = nsvq_engine_channels(e);
+    int16_t *y = calloc((size_t)(12 * n_channels), sizeof *y);
     uint8_t rgb[4 * 16 * 3 * 48], noise[64];
     nsvq_rect all = {0, 0, 4, 3};
 
     assert_true(e && s && y);
     for (int i = 0; i < 64; i++) noise[i] = (uint8_t)(i * 37 + 8);
-    noise[0] = 1;
+    noise[0] = m->family == NSVQ_FAMILY_VQ ? 1 : 100; // lanes; quality
+    noise[1] = 2;
+    noise[2] = 1;
     int st = nsvq_block_decode(e, s, noise, sizeof noise, 4, 3, 50, y, NULL);
     assert_true(st == 0 || st == -2);
     assert_int_equal(nsvq_engine_synthesise(e, s, y, 4, 3, all, rgb, 4 * 48), 0);
@@ -268,14 +386,14 @@ static void run_model(const nsvq_model_desc *m)
 }
 
 /* Damage behind correct checksums: refused, or a model that is sound. */
-static void resealed_damage_is_refused_or_sound(void **state)
+static void resealed_damage(testmodel_shape shape)
 {
     nsvq_model_desc m, back;
     size_t packed_size, size;
     test_rng rng = {99};
     int n_sound = 0, n_refused = 0;
 
-    assert_true(testmodel_make(&m, TESTMODEL_SMALL, 14));
+    assert_true(testmodel_make(&m, shape, 14));
     uint8_t *packed = nsvq_model_store(&m, ALL, &packed_size);
     uint8_t *file = inflate_parts(packed, packed_size, &size), *hurt = malloc(size);
     assert_non_null(hurt);
@@ -300,6 +418,12 @@ static void resealed_damage_is_refused_or_sound(void **state)
     free(file);
     free(packed);
     nsvq_model_free(&m);
+}
+
+static void resealed_damage_is_refused_or_sound(void **state)
+{
+    resealed_damage(TESTMODEL_SMALL);
+    resealed_damage(TESTMODEL_TRELLIS);
 }
 
 static void deflate_bombs_are_refused(void **state)
@@ -353,6 +477,28 @@ static void must_fail(nsvq_model_desc *m, const char *what)
         must_fail(&m, #field " = " #value);                                                        \
         (field) = before;                                                                          \
     } while (0)
+
+static void unsound_tables_are_refused(void **state)
+{
+    nsvq_model_desc m;
+
+    assert_true(testmodel_make(&m, TESTMODEL_TRELLIS, 17));
+    nsvq_trellis *t = &m.hyper.trellis;
+    assert_null(nsvq_model_check(&m));
+    REFUSED(m.hyper.first_class, NSVQ_N_CLASSES);
+    REFUSED(m.hyper.shift[63], 13);
+    REFUSED(m.hyper.freq[0], 0);
+    REFUSED(t->shift[127], 13);
+    REFUSED(t->half[127], 32);
+    REFUSED(t->half[127], (uint8_t)(t->half[127] - 1));
+    REFUSED(t->freq[64 * NSVQ_CLASS_SYMBOLS], 0);
+    REFUSED(t->freq[64 * NSVQ_CLASS_SYMBOLS], (uint16_t)(t->freq[64 * NSVQ_CLASS_SYMBOLS] + 1));
+    REFUSED(t->freq[65 * NSVQ_CLASS_SYMBOLS - 1], 1);
+    REFUSED(t->freq, NULL);
+    REFUSED(t->half, NULL);
+    assert_null(nsvq_model_check(&m));
+    nsvq_model_free(&m);
+}
 
 static void unsound_models_are_refused(void **state)
 {
@@ -496,6 +642,8 @@ int main(void)
         cmocka_unit_test(work_is_limited),
         cmocka_unit_test(deflate_bombs_are_refused),
         cmocka_unit_test(unsound_models_are_refused),
+        cmocka_unit_test(unsound_tables_are_refused),
+        cmocka_unit_test(trellis_parts_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

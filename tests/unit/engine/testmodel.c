@@ -218,19 +218,20 @@ static void make_codes(maker *k, nsvq_model_desc *m)
         m->codes[i] = (int16_t)bell(k, 400, NSVQ_CODE_MAX);
 }
 
-/* Frequencies that fall from the middle; every class has a number of symbols and of low bits of its
- * own. */
-static void make_classes(maker *k, nsvq_hyper *h)
+/* Tables of all classes, of each quantiser; frequencies that fall from the middle; every class has a number
+ * of symbols and of low bits of its own. */
+static void make_classes(maker *k, int quantisers, uint8_t **to_shift, uint8_t **to_half, uint16_t **freq)
 {
-    h->shift = get(k, NSVQ_N_CLASSES, 1);
-    h->half = get(k, NSVQ_N_CLASSES, 1);
-    h->freq = get(k, NSVQ_N_CLASSES * NSVQ_CLASS_SYMBOLS, sizeof *h->freq);
+    size_t n = (size_t)quantisers * NSVQ_N_CLASSES;
+    uint8_t *shifts = *to_shift = get(k, n, 1), *halves = *to_half = get(k, n, 1);
+    *freq = get(k, n * NSVQ_CLASS_SYMBOLS, sizeof **freq);
     if (!k->ok) return;
-    for (int c = 0; c < NSVQ_N_CLASSES; c++) {
-        uint16_t *f = h->freq + c * NSVQ_CLASS_SYMBOLS;
-        int half = h->half[c] = (uint8_t)(c < 4 ? c / 2 : test_range(&k->rng, 1, 31));
+    for (size_t t = 0; t < n; t++) {
+        uint16_t *f = *freq + t * NSVQ_CLASS_SYMBOLS;
+        int c = (int)t % NSVQ_N_CLASSES;
+        int half = halves[t] = (uint8_t)(c < 4 ? c / 2 : test_range(&k->rng, 1, 31));
         uint32_t left = 1u << 15;
-        h->shift[c] = (uint8_t)(c < 30 ? 0 : test_range(&k->rng, 0, 12));
+        shifts[t] = (uint8_t)(c < 30 ? 0 : test_range(&k->rng, 0, 12));
         for (int i = 0; i < 2 * half + 2; i++) {
             f[i] = (uint16_t)(1u << test_range(&k->rng, 0, 8));
             left -= f[i];
@@ -239,7 +240,7 @@ static void make_classes(maker *k, nsvq_hyper *h)
     }
 }
 
-static void make_hyper(maker *k, nsvq_model_desc *m, int z, int side)
+static void make_hyper(maker *k, nsvq_model_desc *m, int z, int side, bool trellis)
 {
     nsvq_hyper *h = &m->hyper;
     int n = m->latent, per = NSVQ_Z_STRIDE / m->stride, r = 1, total = n + z;
@@ -275,7 +276,8 @@ static void make_hyper(maker *k, nsvq_model_desc *m, int z, int side)
         h->z_mean[i] = (int16_t)bell(k, 100, NSVQ_LATENT_MAX);
         h->z_scale[i] = (int16_t)bell(k, 200, 2048);
     }
-    make_classes(k, h);
+    make_classes(k, 1, &h->shift, &h->half, &h->freq);
+    if (trellis) make_classes(k, 2, &h->trellis.shift, &h->trellis.half, &h->trellis.freq);
 }
 
 /* Everything that differs between the shapes. */
@@ -285,14 +287,16 @@ typedef struct shape {
     int analysis[3], n_analysis[3];
     uint32_t lambda50;
     int stride, latent, z, side; /* hyper */
+    bool trellis;
 } shape;
 
 static const shape shapes[] = {
     [TESTMODEL_TINY] = {"test-tiny", 2, 4, 256, 7, 16, 1, {16, 16, 16}, {1, 0, 1}, 30000},
     [TESTMODEL_SMALL] = {"test-small", 2, 8, 128, 21, 32, 2, {16, 32, 16}, {1, 0, 1}, 30000},
     [TESTMODEL_SHIPPED] = {"test-shipped", 4, 24, 4096, 64, 256, 6, {64, 128, 256}, {2, 2, 3}, 100000},
-    [TESTMODEL_HYPER8] = {"test-hyper8", 0, 0, 0, 0, 32, 1, {16, 16}, {1, 1}, 164, 8, 12, 5, 8},
-    [TESTMODEL_HYPER16] = {"test-hyper16", 0, 0, 0, 0, 16, 2, {16, 32, 16}, {1, 0, 1}, 164, 16, 20, 3, 16}};
+    [TESTMODEL_HYPER8] = {"test-hyper8", 0, 0, 0, 0, 32, 1, {16, 16}, {1, 1}, 164, 8, 12, 5, 8, false},
+    [TESTMODEL_HYPER16] = {"test-hyper16", 0, 0, 0, 0, 16, 2, {16, 32, 16}, {1, 0, 1}, 164, 16, 20, 3, 16, false},
+    [TESTMODEL_TRELLIS] = {"test-trel", 0, 0, 0, 0, 16, 1, {16, 16}, {1, 0}, 204, 8, 18, 4, 8, true}};
 
 static void make_vq(maker *k, nsvq_model_desc *m, const shape *s)
 {
@@ -322,7 +326,7 @@ bool testmodel_make(nsvq_model_desc *m, testmodel_shape which, uint64_t seed)
     make_synthesis(&k, &m->synthesis, s->synthesis, s->n_blocks, m->latent + (hyper ? NSVQ_N_EXTRA : 0),
                    m->stride);
     if (hyper)
-        make_hyper(&k, m, s->z, s->side);
+        make_hyper(&k, m, s->z, s->side, s->trellis);
     else
         make_vq(&k, m, s);
     if (!k.ok) nsvq_model_free(m);

@@ -13,7 +13,8 @@ typedef enum testmodel_shape {
     TESTMODEL_SMALL,  /* 2 slices of 8, 128 codes: fast, every layer kind, odd channel counts */
     TESTMODEL_SHIPPED, /* the shape of the shipped vq model: 4 slices of 24, 4096 codes */
     TESTMODEL_HYPER8, /* hyper family: 12 latents at stride 8, 5 hyper-latents */
-    TESTMODEL_HYPER16 /* 20 latents at stride 16 */
+    TESTMODEL_HYPER16, /* 20 latents at stride 16 */
+    TESTMODEL_TRELLIS /* 18 latents at stride 8, by dependent quantisation */
 } testmodel_shape;
 
 /* Fills *m; free it with nsvq_model_free. False: no memory (nothing to free). */

@@ -102,7 +102,7 @@ static char *make_card(const model *m, const dataset *d, const figures *f, const
                       m->step, m->trained_mpixel, m->trained_minutes, r->batch, r->patch, r->patch,
                       (double)r->lr, recipe, (double)r->qat);
     if (is_hyper(m)) {
-        const costs c = model_costs(m);
+        const model_cost c = model_costs(m);
         at += snprintf(card + at, (size_t)(SIZE - at),
                        "thousands of multiplications per pixel: analysis %.2f; synthesis %.2f, entropy model %.2f\n",
                        c.analysis, c.synthesis, c.entropy);

@@ -262,10 +262,10 @@ int model_grow(model *m, const preset *p)
     return 0;
 }
 
-costs model_costs(const model *m)
+model_cost model_costs(const model *m)
 {
     const double latents = 1e-3 / (m->pre.stride * m->pre.stride), means = 15. / 16; /* pass 0 has none */
-    costs c = {.analysis = net_macs(&m->ana) * 1e-3 / 16, .synthesis = net_macs(&m->syn) * latents};
+    model_cost c = {.analysis = net_macs(&m->ana) * 1e-3 / 16, .synthesis = net_macs(&m->syn) * latents};
     if (is_hyper(m))
         c.entropy = net_macs(&m->h.hs) * 1e-3 / (NSVQ_Z_STRIDE * NSVQ_Z_STRIDE) +
                     means * m->h.context * m->h.latent * latents;

@@ -92,8 +92,8 @@ void model_free(model *m);
 /* Random weights, then principal components, least squares and (vq) k-means from the data. */
 void model_start(model *m, const dataset *d, int quiet);
 /* Multiplications per pixel, in thousands. */
-typedef struct costs { double analysis, entropy, synthesis; } costs;
-costs model_costs(const model *m);
+typedef struct model_cost { double analysis, entropy, synthesis; } model_cost;
+model_cost model_costs(const model *m);
 const network *model_net(const model *m, int which);
 int  model_nets(const model *m); /* how many: 2 or N_NETS */
 const float *formats_of(const formats *f, int which);

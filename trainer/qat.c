@@ -259,9 +259,16 @@ static void quantise_z(const qat *q, const hyper *h, hyper_patch *p, const int *
     }
 }
 
+/* The residuals of a block, as the encoder has them. */
+typedef struct choices {
+    int         first_class;
+    uint8_t     state[512]; /* [L] with trellis */
+    choice_sums sums;
+} choices;
+
 /* n latents of a pass from number `a` of the order on; their means are in mu. */
 static void quantise_pass(const hyper *h, hyper_patch *p, int a, int n, const int16_t *mu, const int *step,
-                          const class_tables *tables, float side, float *y_hat)
+                          const class_tables *tables, choices *s, float side, float *y_hat)
 {
     const size_t L = (size_t)h->latent;
     for (int i = 0; i < n; i++) {
@@ -271,7 +278,8 @@ static void quantise_pass(const hyper *h, hyper_patch *p, int a, int n, const in
             const int u = mu[(size_t)i * L + c], d = integer(p->y[at + c]) - u;
             const int r = !tables           ? nearest(16 * d, step[c])
                           : tables->trellis ? (int)p->r[at + c] /* of the search */
-                                            : tables_choose(tables, p->cls[at + c], 16 * d, step[c]);
+                                            : tables_choose(tables, s->first_class, p->cls[at + c], 16 * d,
+                                                            step[c], &s->sums);
             p->mu[at + c] = (float)u / LATENT_ONE;
             p->t[at + c] = 16.f * (float)d / (float)step[c];
             p->r[at + c] = (float)r;
@@ -282,16 +290,9 @@ static void quantise_pass(const hyper *h, hyper_patch *p, int a, int n, const in
     }
 }
 
-/* Dependent quantisation of a block, as the encoder has it. */
-typedef struct dependent {
-    int      first_class;
-    uint8_t  state[512]; /* [L] */
-    int64_t  spent, skipping;
-} dependent;
-
 /* The residuals of a pass. */
 static void search_pass(const hyper *h, hyper_patch *p, int a, int n, const int16_t *mu, const int *step,
-                        const class_tables *tables, dependent *s)
+                        const class_tables *tables, choices *s)
 {
     const size_t L = (size_t)h->latent, n_all = (size_t)(p->w * p->h) * L;
     int16_t *y = malloc(n_all * sizeof *y), *r = malloc(n_all * sizeof *r);
@@ -301,8 +302,8 @@ static void search_pass(const hyper *h, hyper_patch *p, int a, int n, const int1
     if (!y || !r || !pass.work) abort();
     for (size_t i = 0; i < n_all; i++) y[i] = (int16_t)integer(p->y[i]);
     trellis_search(&tables->trellis->search, &pass);
-    s->spent += pass.spent;
-    s->skipping += pass.skipping;
+    s->sums.spent += pass.spent;
+    s->sums.skipping += pass.skipping;
     for (int i = 0; i < n; i++)
         for (size_t c = 0, at = (size_t)p->pos[a + i] * L; c < L; c++) p->r[at + c] = (float)r[at + c];
     free(y);
@@ -312,7 +313,7 @@ static void search_pass(const hyper *h, hyper_patch *p, int a, int n, const int1
 
 /* All passes, from what hyper_spread has left in p. */
 static void quantise_latents(const qat *q, const hyper *h, hyper_patch *p, float quality, const int *step,
-                             const class_tables *tables, dependent *s, float *y_hat)
+                             const class_tables *tables, choices *s, float *y_hat)
 {
     const size_t L = (size_t)h->latent, X = (size_t)h->context;
     const float side = hyper_quality(quality);
@@ -328,7 +329,7 @@ static void quantise_latents(const qat *q, const hyper *h, hyper_patch *p, float
         if (pass && n) q->k.pointwise(mu, ctx, base, &q->mean[pass], n);
         if (!pass) mu = base;
         if (tables && tables->trellis) search_pass(h, p, a, n, mu, step, tables, s);
-        quantise_pass(h, p, a, n, mu, step, tables, side, y_hat);
+        quantise_pass(h, p, a, n, mu, step, tables, s, side, y_hat);
     }
 }
 
@@ -340,7 +341,7 @@ double qat_quantise(const qat *q, const model *m, hyper_patch *p, qat_buffers *b
     const int quality16 = (int)lrintf(quality * 16.f);
     const float side = hyper_quality(quality);
     int log_step[512 + NSVQ_MAX_Z], step[512 + NSVQ_MAX_Z];
-    dependent s = {.first_class = tables && tables->trellis ? tables->trellis->first_class : 0};
+    choices s = {.first_class = !tables ? 0 : tables->trellis ? tables->trellis->first_class : tables->first_class};
     hyper_open(hy, p, y, w, h);
     find_steps(q, hy, p, quality16, log_step, step);
     for (size_t i = 0; i < n_all; i++)
@@ -353,8 +354,8 @@ double qat_quantise(const qat *q, const model *m, hyper_patch *p, qat_buffers *b
     hyper_spread(hy, p);
     for (size_t i = 0; i < n_all; i++) p->cls[i] = (uint8_t)qat_class(integer(p->ls[i]), log_step[i % L]);
     quantise_latents(q, hy, p, quality, step, tables, &s, y_hat);
-    if (s.skipping > s.spent / 50) { /* as hyper_block_encode */
-        s = (dependent){.first_class = 0};
+    if (s.sums.skipping > s.sums.spent / 50) { /* as hyper_block_encode */
+        s = (choices){.first_class = 0};
         hyper_spread(hy, p);
         quantise_latents(q, hy, p, quality, step, tables, &s, y_hat);
     }

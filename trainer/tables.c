@@ -36,7 +36,7 @@ int tables_bits(const class_tables *t, int cls, int r)
     return t->bits[cls][2 * half + 1] + 256 * (shift + 5 + log2_floor(abs(v) - half));
 }
 
-static int choose(const class_tables *t, int cls, int d, int step, int lambda)
+static int choose(const class_tables *t, int cls, int d, int step, int lambda, int64_t *cost_of)
 {
     const int a = abs(d) * 256 / step, near = (a + 128) >> 8;
     int best = 0;
@@ -49,17 +49,27 @@ static int choose(const class_tables *t, int cls, int d, int step, int lambda)
         least = cost;
         best = k;
     }
+    *cost_of = least;
     return d < 0 ? -best : best;
 }
 
-int tables_choose(const class_tables *t, int cls, int d, int step)
+int tables_choose(const class_tables *t, int first_class, int cls, int d, int step, choice_sums *sums)
 {
-    return cls < t->first_class ? 0 : choose(t, cls, d, step, t->lambda);
+    int64_t cost;
+    const int64_t a = abs(d) * 256 / step;
+    const int r = choose(t, cls, d, step, t->lambda, &cost);
+    if (cls >= first_class) {
+        sums->spent += cost;
+        return r;
+    }
+    sums->skipping += a * a - cost;
+    return 0;
 }
 
 int tables_choose_z(const class_tables *t, int cls, int d, int step)
 {
-    return choose(t, cls, d, step, t->lambda / 2);
+    int64_t cost;
+    return choose(t, cls, d, step, t->lambda / 2, &cost);
 }
 
 /* Distances in steps, from low to high, that make the encoder take a residual of magnitude v. */

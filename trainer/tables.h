@@ -43,9 +43,11 @@ void tables_make(class_tables *t, const class_counts *counts);
 void tables_make_trellis(class_tables *t, const trellis_counts *counts);
 /* Bits of residual r, unit 1/256. */
 int  tables_bits(const class_tables *t, int cls, int r);
+/* What the residuals of a block have cost, and what leaving classes out has cost more than coding them would. */
+typedef struct choice_sums { int64_t spent, skipping; } choice_sums;
 /* The encoder's choice for d / step, both in one unit: the nearest or the next towards 0 by squared
  * error + lambda * bits; of a latent without trellis, or of a hyper-latent. */
-int  tables_choose(const class_tables *t, int cls, int d, int step);
+int  tables_choose(const class_tables *t, int first_class, int cls, int d, int step, choice_sums *sums);
 int  tables_choose_z(const class_tables *t, int cls, int d, int step);
 
 #endif

@@ -382,6 +382,7 @@ static void tables_fit_their_counts(void **state)
             c->n[cls][TABLES_REACH + r] = 1e6 * exp2(-rate_of(r, ls));
         c->gain[cls] = 1e9;
     }
+    choice_sums sums = {0};
     c->gain[0] = c->gain[1] = 0;
     tables_make(&t, c);
     assert_int_equal(t.first_class, 2);
@@ -406,7 +407,7 @@ static void tables_fit_their_counts(void **state)
     }
     /* The nearest, or what costs less. */
     for (int d = -4000; d <= 4000; d += 7) {
-        const int cls = 30, r = tables_choose(&t, cls, d, 100);
+        const int cls = 30, r = tables_choose(&t, t.first_class, cls, d, 100, &sums);
         double cost[2], best = 1e30;
         for (int k = -41; k <= 41; k++) {
             const double e = d / 100. - k;
@@ -415,7 +416,7 @@ static void tables_fit_their_counts(void **state)
         cost[0] = pow(d / 100. - r, 2) + 100 / 1024. * tables_bits(&t, cls, r) / 256;
         assert_true(cost[0] < best + 0.02);
     }
-    assert_int_equal(tables_choose(&t, 1, 1000, 100), 0);
+    assert_int_equal(tables_choose(&t, t.first_class, 1, 1000, 100, &sums), 0);
     free(c);
 }
 

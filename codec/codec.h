@@ -228,8 +228,8 @@ extern const size_t meta_words_bytes;
 
 const nsvq_kernels *kernels_get(void); /* NULL: NSVQ_CPU holds an unknown word */
 nsvq_model *model_retain(const nsvq_model *m);
-/* The first shipped model of a family, or of any. */
-nsvq_status model_of_family(nsvq_model **out, int family, nsvq_error *err);
+/* The shipped model of a family and a stride, or what comes next to it. */
+nsvq_status model_like(nsvq_model **out, int family, int stride, nsvq_error *err);
 bool model_is_shipped(uint64_t id);
 nsvq_status model_find(nsvq_file *f, const nsvq_open_options *opt, nsvq_error *err);
 
@@ -326,6 +326,13 @@ static inline bool is_pair(const nsvq_band *a, const nsvq_band *b)
 
 /* Sets low, high and alone of the lossy bands that need a range and have none, by a pass over the raster. */
 nsvq_status measure_ranges(const nsvq_raster *r, nsvq_band *bands, nsvq_error *err);
+
+/* ---- scale.c ---- */
+
+/* The shipped model that is best at a QUALITY; family: 0, or the one that it has to be of. */
+nsvq_status scale_model(nsvq_model **out, int family, double quality, nsvq_error *err);
+/* What blocks have as their quality for a QUALITY of the common scale, in sixteenths; own: of the model's own. */
+int scale_quality16(const nsvq_model *m, bool own, double quality);
 
 /* ---- target.c ---- */
 

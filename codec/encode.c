@@ -6,8 +6,6 @@
  * downwards. So memory does not depend on the height, and bytes not on the number of threads. */
 #include "encode.h"
 
-#define HYPER_FROM 10 /* QUALITY from which on the hyper family is the better one (data/models/README.md) */
-
 enum { OVERVIEWS_LESS = 10 /* driver/README.md has the figures */ };
 
 enum { MAX_CHUNK = 64, MIN_CHUNK = 4, CHUNK_PIECES = 256 }; /* blocks; blocks times groups, about */
@@ -311,15 +309,6 @@ static nsvq_status plan_groups(const encoder *e, header *h, nsvq_error *err)
     return NSVQ_OK;
 }
 
-/* The vq family's own quality. Where it is the lower end of one scale with the hyper family, it stays below
- * what that one has from HYPER_FROM on. */
-static int vq_quality(const encoder *e, double q)
-{
-    bool own_scale = e->opt.model || e->opt.family;
-
-    return (int)((own_scale ? q : 5 + 3 * (q - 1)) + 0.5);
-}
-
 static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
 {
     bool lossy = false;
@@ -329,8 +318,7 @@ static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
     if (e->opt.model) {
         e->model = model_retain(e->opt.model);
     } else {
-        int better = e->opt.quality < HYPER_FROM ? NSVQ_FAMILY_VQ : NSVQ_FAMILY_HYPER;
-        nsvq_status st = model_of_family(&e->model, e->opt.family ? e->opt.family : better, err);
+        nsvq_status st = scale_model(&e->model, e->opt.family, e->opt.quality, err);
         if (st != NSVQ_OK) return st;
     }
     const nsvq_model_desc *m = &e->model->desc;
@@ -338,12 +326,12 @@ static nsvq_status take_model(encoder *e, header *h, nsvq_error *err)
         return fail(err, NSVQ_E_ARG, NO_OFFSET, "model '%.31s' is a decode-only copy", m->name);
     e->halo = (uint32_t)nsvq_engine_analysis_halo(e->model->engine);
     h->quality16 = (uint16_t)(16 * e->opt.quality + 0.5);
-    double overviews = e->opt.overview_quality > 0 ? e->opt.overview_quality : e->opt.quality - OVERVIEWS_LESS;
-    for (int i = 0; i < 2; i++) {
-        double q = !i ? e->opt.quality : overviews < 1 ? 1 : overviews;
-        h->quality[i] = m->family == NSVQ_FAMILY_VQ ? (uint8_t)vq_quality(e, q) : 0;
-        e->quality16[i] = h->quality[i] ? 16 * h->quality[i] : (int)(16 * q + 0.5);
-    }
+    bool own = e->opt.model || e->opt.family == NSVQ_FAMILY_VQ;
+    e->quality16[0] = scale_quality16(e->model, own, e->opt.quality);
+    e->quality16[1] = e->quality16[0] - 16 * OVERVIEWS_LESS;
+    if (e->opt.overview_quality > 0) e->quality16[1] = scale_quality16(e->model, own, e->opt.overview_quality);
+    if (e->quality16[1] < NSVQ_MIN_QUALITY16) e->quality16[1] = NSVQ_MIN_QUALITY16;
+    for (int i = 0; i < 2 && m->family == NSVQ_FAMILY_VQ; i++) h->quality[i] = (uint8_t)(e->quality16[i] >> 4);
     h->model_id = e->model->id;
     memcpy(h->model_name, m->name, sizeof h->model_name);
     return NSVQ_OK;

@@ -131,11 +131,17 @@ nsvq_status nsvq_model_shipped(nsvq_model **out, const char *name, nsvq_error *e
                 : fail(err, NSVQ_E_NO_MODEL, NO_OFFSET, "no model is compiled into this library");
 }
 
-nsvq_status model_of_family(nsvq_model **out, int family, nsvq_error *err)
+nsvq_status model_like(nsvq_model **out, int family, int stride, nsvq_error *err)
 {
-    for (int i = 0; i < n_shipped_models; i++)
-        if (shipped_models[i].family == family) return shipped_get(i, out, err);
-    return nsvq_model_shipped(out, NULL, err);
+    int best = 0, least = 3;
+
+    for (int i = 0; i < n_shipped_models; i++) {
+        int miss = 2 * (shipped_models[i].family != family) + (shipped_models[i].stride != stride);
+        if (miss >= least) continue;
+        least = miss;
+        best = i;
+    }
+    return n_shipped_models ? shipped_get(best, out, err) : nsvq_model_shipped(out, NULL, err);
 }
 
 /* ---- the model of a file ---- */

@@ -271,7 +271,7 @@ typedef struct nsvq_raster { /* what to encode: pulled by callbacks, from the ca
 typedef struct nsvq_encode_options { /* in every field 0 = default */
     size_t            struct_size;
     const nsvq_model *model;     /* default: a shipped one of the family */
-    int               family;    /* without model: 0 = vq below quality 10, hyper from there on; 1 = vq, 2 = hyper */
+    int               family;    /* without model: 0 = what is best at the quality; 1 = vq, by its own scale; 2 = hyper */
     double            quality;   /* 1..100, rounded to sixteenths; default 50 */
     int               n_threads; /* default 1; above 256 as 256 */
     int               embed;     /* 0 = when the library does not ship the model, 1 = always, 2 = never */

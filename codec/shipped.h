@@ -7,7 +7,7 @@
 typedef struct shipped {
     const char *name;
     uint64_t id;
-    int family;
+    int family, stride;
     const uint8_t *bytes, *end;
 } shipped;
 

@@ -6,10 +6,6 @@
 
 enum { MAX_TRIALS = 10 };
 
-/* Below these the vq family may need fewer bytes (data/models/README.md). */
-#define VQ_RATE 0.17 /* bits per pixel */
-#define VQ_PSNR 25.
-
 /* What a trial is measured by: log2 of the bits per pixel, or dB. Both rise with the quality. */
 typedef struct goal {
     bool psnr;
@@ -193,19 +189,28 @@ nsvq_status find_quality(const nsvq_raster *raster, nsvq_encode_options *o, nsvq
     goal rate = {.want = log2(o->rate), .tolerance = 0.015, .slope = 0.047};
     goal psnr = {.psnr = true, .want = o->psnr, .tolerance = 0.04, .slope = 0.2};
     const goal *g = o->psnr > 0 ? &psnr : &rate;
-    bool lossy = false, choose = !o->model && !o->family;
-    bool low = o->psnr > 0 ? o->psnr < VQ_PSNR : o->rate < VQ_RATE;
-    double miss = HUGE_VAL, other;
+    bool lossy = false, choose = !o->model && o->family != NSVQ_FAMILY_VQ;
+    double miss = HUGE_VAL;
 
     for (uint32_t b = 0; b < raster->n_bands; b++) lossy |= !is_exact(&raster->bands[b]);
     o->rate = o->psnr = 0;
     if (!lossy) return NSVQ_OK;
-    if (choose) o->family = low ? NSVQ_FAMILY_VQ : NSVQ_FAMILY_HYPER;
     nsvq_status st = search(g, raster, o, &miss, err);
-    if (st != NSVQ_OK || !choose || miss <= g->tolerance) return st;
-    nsvq_encode_options second = *o;
-    second.family = low ? NSVQ_FAMILY_HYPER : NSVQ_FAMILY_VQ;
-    st = search(g, raster, &second, &other, err);
-    if (st == NSVQ_OK && other < miss) *o = second;
+    if (st != NSVQ_OK || !choose) return st;
+    /* Where the scale goes from one model to the next it may have a step, into which a model's own scale reaches. */
+    for (int i = 0; i < 2 && st == NSVQ_OK && miss > g->tolerance; i++) {
+        nsvq_encode_options other = *o;
+        nsvq_model *m;
+        double missed;
+        st = scale_model(&m, NSVQ_FAMILY_HYPER, i ? 1 : 100, err);
+        if (st != NSVQ_OK) return st;
+        other.model = m;
+        st = search(g, raster, &other, &missed, err);
+        if (st == NSVQ_OK && missed < miss) {
+            *o = other;
+            miss = missed;
+        }
+        nsvq_model_release(m); // the library keeps it
+    }
     return st;
 }

@@ -18,7 +18,7 @@
 #define N_CALIBRATION 48
 #define N_TABLES 160              /* patches that the class tables are measured on */
 #define MAX_GAIN 2048             /* of desc.c */
-#define TRELLIS_FINER 100         /* 1/256 octave: steps of dependent quantisation; measured */
+#define TRELLIS_FINER 129         /* 1/256 octave, of steps of dependent quantisation: for the same error at a quality */
 #define TRELLIS_FIRST 4           /* classes more that carry no symbol: measured */
 
 /* ---- number formats ---- */

@@ -54,8 +54,8 @@ static int embed(const char *folder, int i, const char *path, FILE *table, FILE 
         fprintf(assembly, "    .balign 64\n    .globl nsvq_shipped_%d\n    .hidden nsvq_shipped_%d\n"
                 "    .globl nsvq_shipped_end_%d\n    .hidden nsvq_shipped_end_%d\n"
                 "nsvq_shipped_%d:\n    .incbin \"%s\"\nnsvq_shipped_end_%d:\n", i, i, i, i, i, copy, i);
-        fprintf(table, "    {\"%.31s\", UINT64_C(0x%016" PRIx64 "), %d, nsvq_shipped_%d, nsvq_shipped_end_%d},\n",
-                m.name, nsvq_model_id(&m), m.family, i, i);
+        fprintf(table, "    {\"%.31s\", UINT64_C(0x%016" PRIx64 "), %d, %d, nsvq_shipped_%d, nsvq_shipped_end_%d},\n",
+                m.name, nsvq_model_id(&m), m.family, m.stride, i, i);
         nsvq_model_free(&m);
     }
     if (why) fprintf(stderr, "nsvq-embed: %s: %s\n", path, why);

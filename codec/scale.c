@@ -4,14 +4,14 @@
 /* From which QUALITY on the next model is the best: vq, then hyper at stride 16, then at stride 8
  * (data/models/README.md). */
 #define COARSE_FROM 4.
-#define FINE_FROM 20.
+#define FINE_FROM 22.
 
 /* QUALITY and a model's own quality: straight lines between these. The last model's are equal. */
 typedef struct knot {
     double quality, own;
 } knot;
-static const knot vq[] = {{1, 5}, {4, 42}, {100, 99}};
-static const knot coarse[] = {{1, 1}, {4, 28}, {20, 39}, {100, 100}};
+static const knot vq[] = {{1, 5}, {4, 40}, {100, 99}};
+static const knot coarse[] = {{1, 1}, {4, 29.5}, {22, 35.5}, {100, 100}};
 
 static double own_quality(const knot *k, double quality)
 {

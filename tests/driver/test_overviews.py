@@ -252,8 +252,8 @@ def test_quality_of_overviews(vsimem, family):
 
 
 def test_quality_of_overviews_at_the_lowest(vsimem):
-    path = copy(vsimem + "/q.nsvq", memory(picture(600, 530)), "QUALITY=3")
-    other = copy(vsimem + "/r.nsvq", memory(picture(600, 530)), "QUALITY=3", "OVERVIEW_QUALITY=1")
+    path = copy(vsimem + "/q.nsvq", memory(picture(600, 530)), "FAMILY=VQ", "QUALITY=8")
+    other = copy(vsimem + "/r.nsvq", memory(picture(600, 530)), "FAMILY=VQ", "QUALITY=8", "OVERVIEW_QUALITY=1")
     assert np.array_equal(first_overview(path)[0], first_overview(other)[0])
 
 

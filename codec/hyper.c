@@ -625,7 +625,7 @@ int hyper_block_encode(const nsvq_engine *e, nsvq_scratch *s, const int16_t *y, 
     if (make_z(&c) || run_synthesis(&c)) return -1;
     for (int r = 0; r < bh; r++) row_model(&c, r);
     quantise_all(&c);
-    if (c.skipping > c.spent / 8) { // something unforeseen: code all of it
+    if (skips_too_much(c.skipping, c.spent)) {
         c.first_class = 0;
         quantise_all(&c);
     }

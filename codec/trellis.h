@@ -62,6 +62,12 @@ typedef struct trellis_pass {
     int64_t        skipping; /* out: what leaving classes out has cost more than coding them would, at most about */
 } trellis_pass;
 
+/* Whether a block is better coded with all its classes: something unforeseen is in it. Of any quantisation. */
+static inline int skips_too_much(int64_t skipping, int64_t spent)
+{
+    return skipping > spent / 8;
+}
+
 size_t trellis_work(int n);
 /* The residuals of least cost of each channel, among those near the latents and 0. */
 void trellis_search(const trellis *t, trellis_pass *p);

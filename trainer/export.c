@@ -137,8 +137,10 @@ static void take_hidden(void *user, const forward *fw)
         for (int i = 0; i < p->n * H; i++) h->peak[i % H] = fmaxf(h->peak[i % H], p->h[s][i]);
 }
 
-static void count_patch(const hyper *h, const hyper_patch *p, const class_tables *t, class_counts *to)
+static void count_residuals(const model *m, const hyper_patch *p, const class_tables *t, void *counts)
 {
+    const hyper *h = &m->h;
+    class_counts *to = counts;
     const size_t L = (size_t)h->latent, n = (size_t)(p->w * p->h) * L;
     for (size_t i = 0; i < n; i++) {
         const double e = p->t[i] - p->r[i], x = p->t[i];
@@ -154,9 +156,11 @@ static void count_patch(const hyper *h, const hyper_patch *p, const class_tables
 }
 
 /* Indices of both quantisers; every class is coded. */
-static void count_indices(const hyper *h, const hyper_patch *p, trellis_counts *to)
+static void count_indices(const model *m, const hyper_patch *p, const class_tables *t, void *counts)
 {
-    const int L = h->latent;
+    trellis_counts *to = counts;
+    const int L = m->h.latent;
+    (void)t;
     uint8_t state[512] = {0};
     for (int i = 0; i < p->w * p->h * L; i++) { /* position by position of the coding order */
         const int c = i % L, at = p->pos[i / L] * L + c, q = state[c] & 1;
@@ -202,17 +206,6 @@ static void measure(const qat *qt, const model *m, const dataset *d, const class
     }
 }
 
-static void take_residuals(const model *m, const hyper_patch *p, const class_tables *t, void *to)
-{
-    count_patch(&m->h, p, t, to);
-}
-
-static void take_indices(const model *m, const hyper_patch *p, const class_tables *t, void *to)
-{
-    (void)t;
-    count_indices(&m->h, p, to);
-}
-
 /* Gains of latents, not of hyper-latents, as dependent quantisation has them. */
 static void finer_steps(const model *m, nsvq_hyper *numbers)
 {
@@ -238,7 +231,7 @@ static void measure_tables(model *m, const dataset *d, const formats *f)
         class_tables t = m->h.tables;
         t.first_class = 0; /* so that every class is seen */
         t.trellis = NULL;
-        measure(&qt, m, d, &t, take_residuals, sum);
+        measure(&qt, m, d, &t, count_residuals, sum);
         tables_make(&m->h.tables, sum);
     }
     if (of_trellis) {
@@ -248,7 +241,7 @@ static void measure_tables(model *m, const dataset *d, const formats *f)
         tables_make_trellis(&m->h.tables, NULL);
         for (int round = 0; round < 2; round++) {
             memset(indices, 0, sizeof *indices);
-            measure(&qt, m, d, &m->h.tables, take_indices, indices);
+            measure(&qt, m, d, &m->h.tables, count_indices, indices);
             tables_make_trellis(&m->h.tables, indices);
         }
         of_trellis->first_class = (uint8_t)(first < NSVQ_N_CLASSES ? first : NSVQ_N_CLASSES - 1);
@@ -406,15 +399,21 @@ int hyper_numbers(const model *m, nsvq_hyper *out)
     return 0;
 }
 
-static int trellis_emit(const trellis_tables *t, nsvq_trellis *out)
+/* Tables of n quantisers, all of the first one before the next: costs [NSVQ_N_CLASSES][n]. */
+static int tables_emit(const symbol_costs *costs, const uint16_t *freq, int n, uint8_t **shift, uint8_t **half,
+                       uint16_t **to_freq)
 {
-    out->shift = malloc(sizeof t->shift);
-    out->half = malloc(sizeof t->half);
-    out->freq = malloc(sizeof t->freq);
-    if (!out->shift || !out->half || !out->freq) return -1;
-    memcpy(out->shift, t->shift, sizeof t->shift);
-    memcpy(out->half, t->half, sizeof t->half);
-    memcpy(out->freq, t->freq, sizeof t->freq);
+    const size_t rows = (size_t)n * NSVQ_N_CLASSES, bytes = rows * NSVQ_CLASS_SYMBOLS * sizeof *freq;
+    *shift = malloc(rows);
+    *half = malloc(rows);
+    *to_freq = malloc(bytes);
+    if (!*shift || !*half || !*to_freq) return -1;
+    for (size_t i = 0; i < rows; i++) {
+        const symbol_costs *from = &costs[i % NSVQ_N_CLASSES * (size_t)n + i / NSVQ_N_CLASSES];
+        (*shift)[i] = from->shift;
+        (*half)[i] = from->half;
+    }
+    memcpy(*to_freq, freq, bytes);
     return 0;
 }
 
@@ -436,18 +435,14 @@ static int hyper_emit(const model *m, const formats *f, nsvq_model_desc *desc)
     free(both.wt); free(both.bias); free(both.shift); free(both.mul);
     for (int p = 1; p < NSVQ_N_PASSES; p++) bad |= layer_emit(m, &h->mean[p], LATENT, LATENT, &out->mean[p]);
     out->first_class = h->tables.first_class;
-    out->shift = malloc(sizeof h->tables.shift);
-    out->half = malloc(sizeof h->tables.half);
-    out->freq = malloc(sizeof h->tables.freq);
-    if (bad || !out->shift || !out->half || !out->freq) return -1;
-    memcpy(out->shift, h->tables.shift, sizeof h->tables.shift);
-    memcpy(out->half, h->tables.half, sizeof h->tables.half);
-    memcpy(out->freq, h->tables.freq, sizeof h->tables.freq);
-    if (!h->tables.trellis) return 0;
-    desc->lambda50 = h->tables.trellis->search.lambda;
-    out->first_class = h->tables.trellis->first_class;
+    if (bad || tables_emit(h->tables.costs, h->tables.freq, 1, &out->shift, &out->half, &out->freq)) return -1;
+    const trellis_tables *t = h->tables.trellis;
+    if (!t) return 0;
+    desc->lambda50 = t->search.lambda;
+    out->first_class = t->first_class;
     finer_steps(m, out);
-    return trellis_emit(h->tables.trellis, &out->trellis);
+    return tables_emit(&t->search.costs[0][0], t->freq, 2, &out->trellis.shift, &out->trellis.half,
+                       &out->trellis.freq);
 }
 
 static int vq_emit(const model *m, const formats *f, nsvq_model_desc *out)

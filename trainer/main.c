@@ -98,9 +98,9 @@ static char *make_card(const model *m, const dataset *d, const figures *f, const
                       "family: %s, preset %s%s\ndate: %s\ndata: %d pictures, %.1f Mpixel, %d classes\n"
                       "trained: %ld steps, %.0f Mpixel, %.1f minutes\n"
                       "batch %d of %d x %d, learning rate %g, %s, quantisation-aware share %g\n",
-                      is_hyper(m) ? "hyper" : "vq", m->pre.name, m->h.tables.trellis ? ", trellis" : "", day, d->n, d->pixels / 1e6, d->n_classes,
-                      m->step, m->trained_mpixel, m->trained_minutes, r->batch, r->patch, r->patch,
-                      (double)r->lr, recipe, (double)r->qat);
+                      is_hyper(m) ? "hyper" : "vq", m->pre.name, m->h.tables.trellis ? ", trellis" : "", day,
+                      d->n, d->pixels / 1e6, d->n_classes, m->step, m->trained_mpixel, m->trained_minutes,
+                      r->batch, r->patch, r->patch, (double)r->lr, recipe, (double)r->qat);
     if (is_hyper(m)) {
         const model_cost c = model_costs(m);
         at += snprintf(card + at, (size_t)(SIZE - at),
@@ -167,14 +167,12 @@ static int can_write(const char *file)
     return 1;
 }
 
-static int run_training(const train_options *o)
+/* p: the shape of a new model, or what a model grows to. */
+static int run_training(const train_options *o, const preset *p)
 {
     dataset d;
     model m;
-    preset p;
     if (!can_write(o->out)) return 1;
-    if (preset_find(o->preset, &p)) return 2;
-    if (o->body) p.n_body = o->body;
     if (dataset_load(&d, o->data, o->quiet)) return 3;
     if (!o->quiet)
         fprintf(stderr, "%d pictures, %.1f Mpixel, %d classes\n", d.n, d.pixels / 1e6, d.n_classes);
@@ -184,13 +182,13 @@ static int run_training(const train_options *o)
     } else if (o->init) {
         bad = model_from_master(&m, o->init);
     } else {
-        model_build(&m, &p);
+        model_build(&m, p);
     }
     if (bad) {
         dataset_free(&d);
         return 3;
     }
-    if (o->grow && model_grow(&m, &p)) {
+    if (o->grow && model_grow(&m, p)) {
         fprintf(stderr, "nsvq-train: --preset %s: %s cannot grow to this shape\n", o->preset, o->init);
         model_free(&m);
         dataset_free(&d);
@@ -236,7 +234,7 @@ int main(int argc, char **argv)
                        .qat = 0.1f, .name = "trained"};
     const char *family = "vq";
     int length_given = 0, family_given = 0;
-    int part_mib = 60, pack = 0, speed = 0, out_given = 0, bad = 0;
+    int part_mib = 60, body = 0, pack = 0, speed = 0, out_given = 0, bad = 0;
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
         if (!strcmp(a, "-h") || !strcmp(a, "--help")) {
@@ -268,7 +266,7 @@ int main(int argc, char **argv)
         else if (!strcmp(a, "--steps")) o.steps = (long)number(v, 0, 1e9, &bad), length_given = 1;
         else if (!strcmp(a, "--family")) family = v, family_given = 1;
         else if (!strcmp(a, "--preset")) o.preset = v;
-        else if (!strcmp(a, "--body")) o.body = (int)number(v, 1, 16, &bad);
+        else if (!strcmp(a, "--body")) body = (int)number(v, 1, 16, &bad);
         else if (!strcmp(a, "--resume")) o.resume = v;
         else if (!strcmp(a, "--init")) o.init = v;
         else if (!strcmp(a, "--name")) o.name = v;
@@ -292,6 +290,8 @@ int main(int argc, char **argv)
     o.grow = o.init && o.preset;
     if (!o.preset) o.preset = hyper_wanted ? "hyper16" : "standard";
     if (preset_find(o.preset, &p)) return usage("--preset: unknown name");
+    if (body && (o.resume || (o.init && !o.grow))) return usage("--body: the model has its shape already");
+    if (body) p.n_body = body;
     if (family_given && hyper_wanted != (p.family == NSVQ_FAMILY_HYPER))
         return usage("--preset: of another family");
     if ((o.cuda || o.trellis) && !o.resume && !o.init && p.family != NSVQ_FAMILY_HYPER)
@@ -304,5 +304,5 @@ int main(int argc, char **argv)
     nsvq_model_desc named;
     if (nsvq_model_set_name(&named, o.name)) return usage("--name: not 1 to 31 printable ASCII characters");
     if (pack) return out_given ? run_pack(o.data, o.out, part_mib, o.quiet) : usage("pack: --out is missing");
-    return run_training(&o);
+    return run_training(&o, &p);
 }

@@ -354,7 +354,7 @@ double qat_quantise(const qat *q, const model *m, hyper_patch *p, qat_buffers *b
     hyper_spread(hy, p);
     for (size_t i = 0; i < n_all; i++) p->cls[i] = (uint8_t)qat_class(integer(p->ls[i]), log_step[i % L]);
     quantise_latents(q, hy, p, quality, step, tables, &s, y_hat);
-    if (s.sums.skipping > s.sums.spent / 8) { /* as hyper_block_encode */
+    if (skips_too_much(s.sums.skipping, s.sums.spent)) {
         s = (choices){.first_class = 0};
         hyper_spread(hy, p);
         quantise_latents(q, hy, p, quality, step, tables, &s, y_hat);

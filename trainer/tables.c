@@ -29,13 +29,6 @@ static int bits_of(int freq)
     return bits > 0 ? bits : 0;
 }
 
-int tables_bits(const class_tables *t, int cls, int r)
-{
-    const int half = t->half[cls], shift = t->shift[cls], v = r >> shift;
-    if (abs(v) <= half) return t->bits[cls][v + half] + 256 * shift;
-    return t->bits[cls][2 * half + 1] + 256 * (shift + 5 + log2_floor(abs(v) - half));
-}
-
 static int choose(const class_tables *t, int cls, int d, int step, int lambda, int64_t *cost_of)
 {
     const int a = abs(d) * 256 / step, near = (a + 128) >> 8;
@@ -44,7 +37,7 @@ static int choose(const class_tables *t, int cls, int d, int step, int lambda, i
     for (int k = near; k >= 0 && k >= near - 1; k--) {
         const int err = a - (k << 8);
         const int64_t cost =
-            (int64_t)err * err + (int64_t)lambda * tables_bits(t, cls, d < 0 ? -k : k) / 4;
+            (int64_t)err * err + (int64_t)lambda * symbol_costs_of(&t->costs[cls], d < 0 ? -k : k) / 4;
         if (cost > least) continue;
         least = cost;
         best = k;
@@ -123,8 +116,8 @@ static double cost_of(const double *share, int shift, int half, double *symbol)
     return bits;
 }
 
-/* A table of least cost; freq and bits [NSVQ_CLASS_SYMBOLS]. */
-static void set_table(uint8_t *best_shift, uint8_t *best_half, uint16_t *freq, uint16_t *of_bits, const double *share)
+/* A table of least cost; freq [NSVQ_CLASS_SYMBOLS]. */
+static void set_table(symbol_costs *costs, uint16_t *freq, const double *share)
 {
     double symbol[NSVQ_CLASS_SYMBOLS], best = 1e30;
     for (int shift = 0; shift <= MAX_SHIFT && shift < best; shift++) /* small tables first: they are faster */
@@ -132,12 +125,12 @@ static void set_table(uint8_t *best_shift, uint8_t *best_half, uint16_t *freq, u
             const double bits = cost_of(share, shift, half, symbol);
             if (bits >= best * 0.999) continue;
             best = bits;
-            *best_shift = (uint8_t)shift;
-            *best_half = (uint8_t)half;
+            costs->shift = (uint8_t)shift;
+            costs->half = (uint8_t)half;
         }
-    const int n = 2 * *best_half + 2;
+    const int n = 2 * costs->half + 2;
     int total = 0, top = 0;
-    cost_of(share, *best_shift, *best_half, symbol);
+    cost_of(share, costs->shift, costs->half, symbol);
     memset(freq, 0, sizeof *freq * NSVQ_CLASS_SYMBOLS);
     for (int i = 0; i < n; i++) {
         freq[i] = (uint16_t)(1 + (int)floor(symbol[i] * (32768 - n)));
@@ -145,7 +138,7 @@ static void set_table(uint8_t *best_shift, uint8_t *best_half, uint16_t *freq, u
         if (freq[i] > freq[top]) top = i;
     }
     freq[top] = (uint16_t)(freq[top] + 32768 - total);
-    for (int i = 0; i < n; i++) of_bits[i] = (uint16_t)bits_of(freq[i]);
+    for (int i = 0; i < n; i++) costs->bits[i] = (uint16_t)bits_of(freq[i]);
 }
 
 void tables_make(class_tables *t, const class_counts *counts)
@@ -155,10 +148,10 @@ void tables_make(class_tables *t, const class_counts *counts)
     *t = (class_tables){.lambda = t->lambda, .trellis = t->trellis};
     for (int c = 0; c < NSVQ_N_CLASSES; c++) {
         shares_of(c, whole, counts ? counts->n[c] : NULL, share);
-        set_table(&t->shift[c], &t->half[c], t->freq + c * NSVQ_CLASS_SYMBOLS, t->bits[c], share);
+        set_table(&t->costs[c], t->freq + c * NSVQ_CLASS_SYMBOLS, share);
         bits[c] = 0;
         for (int i = 0; counts && i <= 2 * REACH; i++)
-            bits[c] += counts->n[c][i] * tables_bits(t, c, i - REACH) / 256.;
+            bits[c] += counts->n[c][i] * symbol_costs_of(&t->costs[c], i - REACH) / 256.;
         all += bits[c];
     }
     free(share);
@@ -178,12 +171,8 @@ void tables_make_trellis(class_tables *t, const trellis_counts *counts)
     to->search.lambda = TRELLIS_LAMBDA * (uint32_t)t->lambda;
     for (int i = 0; i < 2 * NSVQ_N_CLASSES; i++) {
         const int c = i % NSVQ_N_CLASSES, q = i / NSVQ_N_CLASSES;
-        uint16_t *freq = to->freq + i * NSVQ_CLASS_SYMBOLS;
-        symbol_costs *costs = &to->search.costs[c][q];
         shares_of(c, q ? second_quantiser : first_quantiser, counts ? counts->n[i] : NULL, share);
-        set_table(&to->shift[i], &to->half[i], freq, costs->bits, share);
-        costs->shift = to->shift[i];
-        costs->half = to->half[i];
+        set_table(&to->search.costs[c][q], to->freq + i * NSVQ_CLASS_SYMBOLS, share);
     }
     free(share);
     trellis_set_prices(&to->search);

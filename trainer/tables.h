@@ -6,10 +6,9 @@
 
 #include "trellis.h"
 
-/* Those of dependent quantisation, whose steps are finer; rows as in nsvq_trellis. */
+/* Those of dependent quantisation, whose steps are finer; rows of freq as in nsvq_trellis. */
 typedef struct trellis_tables {
     uint8_t  first_class;
-    uint8_t  shift[2 * NSVQ_N_CLASSES], half[2 * NSVQ_N_CLASSES];
     uint16_t freq[2 * NSVQ_N_CLASSES * NSVQ_CLASS_SYMBOLS];
     trellis  search;
 } trellis_tables;
@@ -17,9 +16,8 @@ typedef struct trellis_tables {
 typedef struct class_tables {
     int      lambda;      /* of the encoder's choice: squared steps per bit, unit 1/1024 */
     uint8_t  first_class;
-    uint8_t  shift[NSVQ_N_CLASSES], half[NSVQ_N_CLASSES];
     uint16_t freq[NSVQ_N_CLASSES * NSVQ_CLASS_SYMBOLS];
-    uint16_t bits[NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS]; /* of freq, unit 1/256, as the encoder has them */
+    symbol_costs costs[NSVQ_N_CLASSES];
     trellis_tables *trellis; /* NULL: each latent is quantised on its own */
 } class_tables;
 
@@ -41,8 +39,6 @@ typedef struct trellis_counts {
 void tables_make(class_tables *t, const class_counts *counts);
 /* The same for t->trellis, whose first_class stays. */
 void tables_make_trellis(class_tables *t, const trellis_counts *counts);
-/* Bits of residual r, unit 1/256. */
-int  tables_bits(const class_tables *t, int cls, int r);
 /* What the residuals of a block have cost, and what leaving classes out has cost more than coding them would. */
 typedef struct choice_sums { int64_t spent, skipping; } choice_sums;
 /* The encoder's choice for d / step, both in one unit: the nearest or the next towards 0 by squared

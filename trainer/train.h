@@ -66,7 +66,6 @@ typedef struct train_options {
     float  qat;    /* share of the run, at its end, that is quantisation-aware */
     float  low, high; /* range of qualities; 0: the family's */
     float  ms_ssim;   /* hyper: share of the distortion that MS-SSIM is, the rest being squared error */
-    int    body;      /* blocks of the synthesis' body instead of the preset's; 0: that */
     int    grow;      /* the model of init gets the preset's shape */
     int    trellis;   /* hyper: the model that is written has dependent quantisation */
     int    cuda;      /* hyper: on a GPU until the quantisation-aware part, which is the CPU's */

@@ -66,6 +66,13 @@ typedef struct nsvq_prior {
     uint16_t  *member;
 } nsvq_prior;
 
+/* Tables of dependent quantisation, as in nsvq_hyper, for quantiser 0, then for quantiser 1; without it all is
+ * NULL: shift, half [2 * NSVQ_N_CLASSES], freq [2 * NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS]. */
+typedef struct nsvq_trellis {
+    uint8_t   *shift, *half;
+    uint16_t  *freq;
+} nsvq_trellis;
+
 /* The quantiser and the entropy model of the hyper family: see FORMAT.md "Base layer of a block (hyper
  * family)". With L latents, Z hyper-latents, P = (64 / stride)^2 latents per hyper-latent, S side
  * channels per latent, X = 4 * L + NSVQ_N_EXTRA:
@@ -73,11 +80,6 @@ typedef struct nsvq_prior {
  *   synthesis  S16 [Z + NSVQ_N_EXTRA] at 1/64 -> U8 [P * S] at 1/64
  *   scale      U8 [S] -> S16 [L], unit 1/128 octave      base   U8 [S] -> S16 [L]
  *   mean       per pass but the first S16 [X] -> S16 [L], residual S16 (base) */
-typedef struct nsvq_trellis { /* tables of dependent quantisation; without it all is NULL */
-    uint8_t  *shift, *half;    /* [2 * NSVQ_N_CLASSES] as below, for quantiser 0, then for quantiser 1 */
-    uint16_t *freq;            /* [2 * NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS] */
-} nsvq_trellis;
-
 typedef struct nsvq_hyper {
     uint16_t   z, side;        /* Z, S */
     uint8_t    first_class;    /* classes below carry no symbol: the residual is 0 */

@@ -141,6 +141,8 @@ says '^family: hyper, preset hyper-small, trellis$' out
 says '^trained: 6 steps' out
 expect 2 --data scenes --resume a.nsvqm.ckpt --steps 1 --batch 1 --patch 64 --trellis --out bad.nsvqm
 says '--trellis: for the hyper family' err
+expect 2 --data scenes --init h.nsvqm --body 3 --steps 1
+says '--body: the model has its shape already' err
 expect 2 --data scenes --init h.nsvqm --preset hyper16 --steps 1 --batch 1 --patch 64 --out bad.nsvqm
 says '--preset hyper16: h.nsvqm cannot grow to this shape' err
 

@@ -391,14 +391,14 @@ static void tables_fit_their_counts(void **state)
         int sum = 0;
         for (int i = 0; i < NSVQ_CLASS_SYMBOLS; i++) {
             const int f = t.freq[cls * NSVQ_CLASS_SYMBOLS + i];
-            assert_true((f > 0) == (i < 2 * t.half[cls] + 2));
+            assert_true((f > 0) == (i < 2 * t.costs[cls].half + 2));
             sum += f;
         }
         assert_int_equal(sum, 32768);
         for (int r = -TABLES_REACH; r <= TABLES_REACH; r++) {
             const double k = c->n[cls][TABLES_REACH + r];
             n += k;
-            bits += k * tables_bits(&t, cls, r) / 256;
+            bits += k * symbol_costs_of(&t.costs[cls], r) / 256;
         }
         for (int i = 0; i <= 2 * TABLES_REACH; i++)
             if (c->n[cls][i] > 0) least -= c->n[cls][i] * log2(c->n[cls][i] / n);
@@ -411,9 +411,9 @@ static void tables_fit_their_counts(void **state)
         double cost[2], best = 1e30;
         for (int k = -41; k <= 41; k++) {
             const double e = d / 100. - k;
-            best = fmin(best, e * e + 100 / 1024. * tables_bits(&t, cls, k) / 256);
+            best = fmin(best, e * e + 100 / 1024. * symbol_costs_of(&t.costs[cls], k) / 256);
         }
-        cost[0] = pow(d / 100. - r, 2) + 100 / 1024. * tables_bits(&t, cls, r) / 256;
+        cost[0] = pow(d / 100. - r, 2) + 100 / 1024. * symbol_costs_of(&t.costs[cls], r) / 256;
         assert_true(cost[0] < best + 0.02);
     }
     assert_int_equal(tables_choose(&t, t.first_class, 1, 1000, 100, &sums), 0);
@@ -439,7 +439,6 @@ static void trellis_tables_fit_their_counts(void **state)
             int sum = 0;
             for (int i = 0; i < NSVQ_CLASS_SYMBOLS; i++) sum += of->freq[row * NSVQ_CLASS_SYMBOLS + i];
             assert_int_equal(sum, 32768);
-            assert_true(costs->half == of->half[row] && costs->shift == of->shift[row]);
             for (int k = -TABLES_REACH; k <= TABLES_REACH; k++) { /* by distances of two steps */
                 const double count = c->n[row][TABLES_REACH + k] = 1e6 * exp2(-rate_of(k, ls - 1));
                 n += count;

@@ -106,8 +106,8 @@ typedef struct coder {
     nsvq_scratch *s;
     int n_latent, n_z, n_side, per, bw, bh, zw, zh, quality16;
     int first_class;   /* below it residuals are 0: the model's, or 0 */
-    int32_t *step;     /* [L + Z] 1/16 unit */
-    int16_t *below;    /* [L + Z] what a log2 scale has to exceed to leave class 0 */
+    int32_t *step[NSVQ_N_PASSES], *z_step;   /* [L], [Z] 1/16 unit */
+    int16_t *below[NSVQ_N_PASSES], *z_below; /* [L], [Z] what a log2 scale has to exceed to leave class 0 */
     int16_t *z_hat;    /* [zh][zw][Z + NSVQ_N_EXTRA] */
     uint8_t *side;     /* [bh][bw][S] */
     int16_t *scale;    /* [bw][L] of a row */
@@ -146,8 +146,12 @@ static void place(coder *c, carver *k)
     size_t n_pass = (n + 1) / 2; // the last pass has half of all positions, the others together what is left
     bool searches = c->y && c->h->dependent;
 
-    c->step = carve(k, (L + Z) * sizeof *c->step);
-    c->below = carve(k, (L + Z) * item);
+    for (int p = 0; p < NSVQ_N_PASSES; p++) {
+        c->step[p] = carve(k, L * sizeof *c->step[p]);
+        c->below[p] = carve(k, L * item);
+    }
+    c->z_step = carve(k, Z * sizeof *c->z_step);
+    c->z_below = carve(k, Z * item);
     c->z_hat = carve(k, nz * (Z + NSVQ_N_EXTRA) * item);
     c->side = carve(k, n * (size_t)c->n_side);
     c->scale = carve(k, (size_t)c->bw * L * item);
@@ -167,18 +171,26 @@ static void place(coder *c, carver *k)
     c->search.work = carve(k, trellis_work((int)n_pass));
 }
 
-/* Steps and class bounds of latents, then hyper-latents. */
+/* Step and class bound of a log2 step, unit 1/256. */
+static void set_step(int l, int32_t *step, int16_t *below)
+{
+    l = clamp_int(l, 1024, 3840);
+    *step = (int32_t)((((uint32_t)root64[l >> 2 & 63] << (l >> 8)) + (1 << 14)) >> 15);
+    *below = (int16_t)(((l - 2816) >> 1) - CLASS_ZERO);
+}
+
 static void set_steps(coder *c)
 {
-    int k = c->quality16 >> 9, r = c->quality16 & 511, n = c->n_latent + c->n_z;
+    const nsvq_hyper *d = &c->m->hyper;
+    int k = c->quality16 >> 9, r = c->quality16 & 511, L = c->n_latent, n = L + c->n_z;
     int base = 2560 + (5 * 1600 + (800 - c->quality16) * 4) / 5 - 1600; // a division that rounds down
 
     for (int i = 0; i < n; i++) {
-        const int16_t *g = c->m->hyper.gain + (size_t)k * (size_t)n + i;
+        const int16_t *g = d->gain + (size_t)k * (size_t)n + i;
         int gain = (g[0] * (512 - r) + g[n] * r + 256) >> 9;
-        int l = clamp_int((i < c->n_latent ? base : 2816) + gain, 1024, 3840);
-        c->step[i] = (int32_t)((((uint32_t)root64[l >> 2 & 63] << (l >> 8)) + (1 << 14)) >> 15);
-        c->below[i] = (int16_t)(((l - 2816) >> 1) - CLASS_ZERO);
+        if (i >= L) set_step(2816 + gain, &c->z_step[i - L], &c->z_below[i - L]);
+        for (int p = 0; i < L && p < NSVQ_N_PASSES; p++)
+            set_step(base + gain + (d->pass_gain ? d->pass_gain[p * L + i] : 0), &c->step[p][i], &c->below[p][i]);
     }
 }
 
@@ -267,22 +279,23 @@ static void row_model(coder *c, int y)
 
     k->pointwise(c->scale, side, NULL, &c->h->scale, c->bw);
     k->pointwise(c->base + first * L, side, NULL, &c->h->base, c->bw);
-    for (size_t x = 0; x < (size_t)c->bw; x++) classes_of(cls + x * L, c->scale + x * L, c->below, L);
+    for (size_t x = 0; x < (size_t)c->bw; x++)
+        classes_of(cls + x * L, c->scale + x * L, c->below[prior_pass((int)x, y)], L);
 }
 
 static void z_value(coder *c, int position, int i, int r)
 {
     const nsvq_hyper *d = &c->m->hyper;
     c->z_hat[(size_t)position * ((size_t)c->n_z + NSVQ_N_EXTRA) + (size_t)i] =
-        nsvq_clamp_latent(d->z_mean[i] + ((r * c->step[c->n_latent + i] + 8) >> 4));
+        nsvq_clamp_latent(d->z_mean[i] + ((r * c->z_step[i] + 8) >> 4));
 }
 
 static const symbol_table *z_table(const coder *c, int i)
 {
-    return &c->h->table[class_of(c->m->hyper.z_scale[i], c->below[c->n_latent + i])];
+    return &c->h->table[class_of(c->m->hyper.z_scale[i], c->z_below[i])];
 }
 
-static void quantise(coder *c, const int16_t *mu, prior_position at);
+static void quantise(coder *c, const int16_t *mu, const int32_t *step, prior_position at);
 
 static void add_residuals(int16_t *restrict y_hat, const int16_t *restrict mu, const int16_t *restrict r,
                           const int32_t *restrict step, size_t n)
@@ -291,13 +304,13 @@ static void add_residuals(int16_t *restrict y_hat, const int16_t *restrict mu, c
 }
 
 /* Latents from means and residuals; the encoder chooses residuals here that do not depend on each other. */
-static void put_latent(coder *c, const int16_t *mu, prior_position at)
+static void put_latent(coder *c, const int16_t *mu, const int32_t *step, prior_position at)
 {
     size_t L = (size_t)c->n_latent, i = (size_t)(at.y * c->bw + at.x);
     int16_t *out = c->y_hat + i * (L + NSVQ_N_EXTRA);
 
-    if (c->y && !c->h->dependent) quantise(c, mu, at);
-    add_residuals(out, mu, c->residual + i * L, c->step, L);
+    if (c->y && !c->h->dependent) quantise(c, mu, step, at);
+    add_residuals(out, mu, c->residual + i * L, step, L);
     set_extra(c, out + L);
 }
 
@@ -317,11 +330,12 @@ static void find_means(coder *c, int pass, const prior_position *list, int n, in
     if (pass) c->e->k.pointwise(mu, c->ctx, mu, &c->h->mean[pass], n);
 }
 
-static void search_pass(coder *c, int n);
+static void search_pass(coder *c, int n, const int32_t *step);
 
 static void run_pass(coder *c, int pass)
 {
     size_t L = (size_t)c->n_latent;
+    const int32_t *step = c->step[pass];
     int n = prior_positions(c->list, pass, c->bw, c->bh);
     bool searches = c->y && c->h->dependent;
 
@@ -329,11 +343,11 @@ static void run_pass(coder *c, int pass)
         int16_t *mu = c->mu + (searches ? (size_t)from * L : 0);
         count = n - from < BATCH ? n - from : BATCH;
         find_means(c, pass, c->list + from, count, mu);
-        for (int i = 0; !searches && i < count; i++) put_latent(c, mu + (size_t)i * L, c->list[from + i]);
+        for (int i = 0; !searches && i < count; i++) put_latent(c, mu + (size_t)i * L, step, c->list[from + i]);
     }
     if (!searches) return;
-    search_pass(c, n);
-    for (int i = 0; i < n; i++) put_latent(c, c->mu + (size_t)i * L, c->list[i]);
+    search_pass(c, n, step);
+    for (int i = 0; i < n; i++) put_latent(c, c->mu + (size_t)i * L, step, c->list[i]);
 }
 
 /* Lists the channels of position i of the raster that have a residual, without a branch that nobody could
@@ -496,7 +510,7 @@ static int choose(const symbol_table *t, int a, bool negative, int64_t lambda, i
     return negative ? -best : best;
 }
 
-static void quantise(coder *c, const int16_t *mu, prior_position at)
+static void quantise(coder *c, const int16_t *mu, const int32_t *step, prior_position at)
 {
     size_t L = (size_t)c->n_latent, i = (size_t)(at.y * c->bw + at.x);
     const int16_t *y = c->y + i * L;
@@ -504,7 +518,7 @@ static void quantise(coder *c, const int16_t *mu, prior_position at)
     int16_t *r = c->residual + i * L;
 
     for (size_t j = 0; j < L; j++) {
-        int d = nsvq_clamp_latent(y[j]) - mu[j], a = abs(d) * 4096 / c->step[j];
+        int d = nsvq_clamp_latent(y[j]) - mu[j], a = abs(d) * 4096 / step[j];
         int64_t cost;
         r[j] = (int16_t)choose(&c->h->table[cls[j]], a, d < 0, c->m->lambda50, &cost);
         if (cls[j] >= c->first_class) {
@@ -516,13 +530,13 @@ static void quantise(coder *c, const int16_t *mu, prior_position at)
     }
 }
 
-static void search_pass(coder *c, int n)
+static void search_pass(coder *c, int n, const int32_t *step)
 {
     trellis_pass *p = &c->search;
 
     for (int i = 0; i < n; i++) c->at[i] = c->list[i].y * c->bw + c->list[i].x;
     *p = (trellis_pass){.n = n, .n_channels = c->n_latent, .first_class = c->first_class, .at = c->at, .y = c->y,
-                        .mu = c->mu, .cls = c->cls, .step = c->step, .state = c->state, .residual = c->residual,
+                        .mu = c->mu, .cls = c->cls, .step = step, .state = c->state, .residual = c->residual,
                         .work = p->work};
     trellis_search(&c->h->dependent->search, p);
     c->spent += p->spent;
@@ -595,7 +609,7 @@ static int make_z(coder *c)
     for (int p = 0; p < c->zw * c->zh; p++)
         for (int i = 0; i < c->n_z; i++) {
             int16_t *z = c->z + (size_t)p * (size_t)c->n_z + (size_t)i;
-            int d = *z - c->m->hyper.z_mean[i], a = abs(d) * 4096 / c->step[c->n_latent + i];
+            int d = *z - c->m->hyper.z_mean[i], a = abs(d) * 4096 / c->z_step[i];
             int64_t cost;
             *z = (int16_t)choose(z_table(c, i), a, d < 0, lambda, &cost);
             z_value(c, p, i, *z);

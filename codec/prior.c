@@ -106,7 +106,7 @@ void prior_cells(const prior *p, const int16_t *logit, int n, uint16_t *start)
 
 /* ---- order and context ---- */
 
-static int pass_of(int x, int y)
+int prior_pass(int x, int y)
 {
     if ((x + y) & 1) return 4;
     if (x & 1) return 3;
@@ -119,7 +119,7 @@ int prior_positions(prior_position *list, int pass, int bw, int bh)
     int n = 0;
     for (int y = 0; y < bh; y++)
         for (int x = 0; x < bw; x++)
-            if (pass_of(x, y) == pass) list[n++] = (prior_position){(uint8_t)x, (uint8_t)y};
+            if (prior_pass(x, y) == pass) list[n++] = (prior_position){(uint8_t)x, (uint8_t)y};
     return n;
 }
 

@@ -23,6 +23,7 @@ void prior_free(prior *p);
 /* Cumulated frequencies of n <= 64 cells: start[0] = 0 .. start[n] = 2^15, each cell at least 1. */
 void prior_cells(const prior *p, const int16_t *logit, int n, uint16_t *start);
 
+int prior_pass(int x, int y);
 /* Positions of a pass, in raster order; returns their number. list has room for bw * bh. */
 typedef struct prior_position { uint8_t x, y; } prior_position;
 int prior_positions(prior_position *list, int pass, int bw, int bh);

@@ -206,12 +206,18 @@ static void measure(const qat *qt, const model *m, const dataset *d, const class
     }
 }
 
-/* Gains of latents, not of hyper-latents, as dependent quantisation has them. */
+/* Gains of latents, not of hyper-latents, as dependent quantisation has them. Finer still are the first channels, which
+ * hold the three mean colours (start.c), in all passes but the last: what a position gets wrong there, those that
+ * are predicted from it get wrong too, for nothing in them is coded on smooth ground. */
 static void finer_steps(const model *m, nsvq_hyper *numbers)
 {
+    static const int16_t by_pass[NSVQ_N_PASSES] = {-192, -160, -96, -64, 0}; /* measured */
     const int L = m->h.latent, n = L + m->h.z;
     for (int i = 0; i < NSVQ_N_GAINS * n; i++)
         if (i % n < L) numbers->gain[i] = (int16_t)fmax(-MAX_GAIN, numbers->gain[i] - TRELLIS_FINER);
+    numbers->pass_gain = calloc((size_t)(NSVQ_N_PASSES * L), sizeof *numbers->pass_gain);
+    if (!numbers->pass_gain) abort();
+    for (int i = 0; i < NSVQ_N_PASSES * 3; i++) numbers->pass_gain[i / 3 * L + i % 3] = by_pass[i / 3];
 }
 
 /* By residuals that were chosen with the tables of before: twice, as the choice depends on them. Tables of

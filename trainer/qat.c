@@ -27,6 +27,7 @@ static void free_layers(qat *q)
 static void free_numbers(nsvq_hyper *h)
 {
     free(h->gain);
+    free(h->pass_gain);
     free(h->z_mean);
     free(h->z_scale);
     *h = (nsvq_hyper){0};
@@ -191,12 +192,12 @@ void qat_forward(const qat *q, const model *m, int which, workspace *ws, qat_buf
 
 /* ---- the hyper family's quantiser ---- */
 
-int qat_log_step(const nsvq_hyper *numbers, int latent, int c, int quality16)
+int qat_log_step(const nsvq_hyper *numbers, int latent, int c, int pass, int quality16)
 {
     const int16_t *g = numbers->gain + (quality16 >> 9) * (latent + numbers->z) + c;
     const int part = quality16 & 511, gain = (g[0] * (512 - part) + g[latent + numbers->z] * part + 256) >> 9;
     const int base = c < latent ? 2560 + (int)floor((800 - quality16) * 4 / 5.) : 2816;
-    const int l = base + gain;
+    const int l = base + gain + (c < latent && numbers->pass_gain ? numbers->pass_gain[pass * latent + c] : 0);
     return l < 1024 ? 1024 : l > 3840 ? 3840 : l;
 }
 
@@ -229,14 +230,25 @@ static int integer(float real)
     return (int)lrintf(real * LATENT_ONE);
 }
 
-static void find_steps(const qat *q, const hyper *h, hyper_patch *p, int quality16, int *log_step, int *step)
+typedef struct steps { /* in integers */
+    int log[NSVQ_N_PASSES][512], of[NSVQ_N_PASSES][512], z_log[NSVQ_MAX_Z], of_z[NSVQ_MAX_Z];
+} steps;
+
+/* Those in p, which training has, are the last pass's; a training has no others. */
+static void find_steps(const qat *q, const hyper *h, hyper_patch *p, int quality16, steps *s)
 {
-    for (int c = 0; c < h->latent + h->z; c++) {
-        const int z = c - h->latent, l = qat_log_step(&q->numbers, h->latent, c, quality16);
-        log_step[c] = l;
-        step[c] = qat_step(l);
-        *(z < 0 ? &p->step[c] : &p->z_step[z]) = (float)step[c] / (16 * LATENT_ONE);
-        *(z < 0 ? &p->log_step[c] : &p->z_log_step[z]) = (float)(l - 2816) / 256.f;
+    for (int pass = 0; pass < NSVQ_N_PASSES; pass++)
+        for (int c = 0; c < h->latent; c++) {
+            const int l = s->log[pass][c] = qat_log_step(&q->numbers, h->latent, c, pass, quality16);
+            s->of[pass][c] = qat_step(l);
+            p->step[c] = (float)s->of[pass][c] / (16 * LATENT_ONE);
+            p->log_step[c] = (float)(l - 2816) / 256.f;
+        }
+    for (int c = 0; c < h->z; c++) {
+        const int l = s->z_log[c] = qat_log_step(&q->numbers, h->latent, h->latent + c, 0, quality16);
+        s->of_z[c] = qat_step(l);
+        p->z_step[c] = (float)s->of_z[c] / (16 * LATENT_ONE);
+        p->z_log_step[c] = (float)(l - 2816) / 256.f;
     }
 }
 
@@ -312,13 +324,13 @@ static void search_pass(const hyper *h, hyper_patch *p, int a, int n, const int1
 }
 
 /* All passes, from what hyper_spread has left in p. */
-static void quantise_latents(const qat *q, const hyper *h, hyper_patch *p, float quality, const int *step,
+static void quantise_latents(const qat *q, const hyper *h, hyper_patch *p, float quality, const steps *st,
                              const class_tables *tables, choices *s, float *y_hat)
 {
     const size_t L = (size_t)h->latent, X = (size_t)h->context;
     const float side = hyper_quality(quality);
     for (int pass = 0; pass < NSVQ_N_PASSES; pass++) {
-        const int a = p->pass_at[pass], n = p->pass_at[pass + 1] - a;
+        const int a = p->pass_at[pass], n = p->pass_at[pass + 1] - a, *step = st->of[pass];
         int16_t *ctx = p->exact[0], *base = p->exact[1], *mu = p->exact[2];
         for (int i = 0; i < n; i++) {
             const float *from = p->mu + (size_t)p->pos[a + i] * L, *f = p->ctx + (size_t)(a + i) * X;
@@ -340,24 +352,27 @@ double qat_quantise(const qat *q, const model *m, hyper_patch *p, qat_buffers *b
     const size_t L = (size_t)hy->latent, n_all = (size_t)(w * h) * L;
     const int quality16 = (int)lrintf(quality * 16.f);
     const float side = hyper_quality(quality);
-    int log_step[512 + NSVQ_MAX_Z], step[512 + NSVQ_MAX_Z];
+    steps st;
     choices s = {.first_class = !tables ? 0 : tables->trellis ? tables->trellis->first_class : tables->first_class};
     hyper_open(hy, p, y, w, h);
-    find_steps(q, hy, p, quality16, log_step, step);
+    find_steps(q, hy, p, quality16, &st);
     for (size_t i = 0; i < n_all; i++)
         p->y[i] = p->ha.r[0].v[i] = (float)nsvq_clamp_latent(integer(y[i])) / LATENT_ONE;
     qat_forward(q, m, NET_HA, &p->ha, &b[NET_HA]);
     for (int c = 0; c < hy->z; c++)
-        p->z_cls[c] = (uint8_t)qat_class(q->numbers.z_scale[c], log_step[L + (size_t)c]);
-    quantise_z(q, hy, p, step + L, tables, side);
+        p->z_cls[c] = (uint8_t)qat_class(q->numbers.z_scale[c], st.z_log[c]);
+    quantise_z(q, hy, p, st.of_z, tables, side);
     qat_forward(q, m, NET_HS, &p->hs, &b[NET_HS]);
     hyper_spread(hy, p);
-    for (size_t i = 0; i < n_all; i++) p->cls[i] = (uint8_t)qat_class(integer(p->ls[i]), log_step[i % L]);
-    quantise_latents(q, hy, p, quality, step, tables, &s, y_hat);
+    for (int pass = 0; pass < NSVQ_N_PASSES; pass++)
+        for (int k = p->pass_at[pass]; k < p->pass_at[pass + 1]; k++)
+            for (size_t c = 0, i = (size_t)p->pos[k] * L; c < L; c++, i++)
+                p->cls[i] = (uint8_t)qat_class(integer(p->ls[i]), st.log[pass][c]);
+    quantise_latents(q, hy, p, quality, &st, tables, &s, y_hat);
     if (skips_too_much(s.sums.skipping, s.sums.spent)) {
         s = (choices){.first_class = 0};
         hyper_spread(hy, p);
-        quantise_latents(q, hy, p, quality, step, tables, &s, y_hat);
+        quantise_latents(q, hy, p, quality, &st, tables, &s, y_hat);
     }
     hyper_rates(hy, q->p, p, noise);
     return p->y_bits + p->z_bits;

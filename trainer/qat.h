@@ -33,9 +33,9 @@ void qat_forward(const qat *q, const model *m, int which, workspace *ws, qat_buf
 double qat_quantise(const qat *q, const model *m, hyper_patch *p, qat_buffers *b, const float *y, int w,
                     int h, float quality, float *y_hat, const class_tables *tables, uint64_t *noise);
 int  qat_class(int log2_scale, int log_step); /* units 1/128 and 1/256 octave */
-/* log2 of the step of channel c (hyper-latents from L on), unit 1/256 octave, and the step in 1/16 of
- * integer latent units; numbers: gains. */
-int  qat_log_step(const nsvq_hyper *numbers, int latent, int c, int quality16);
+/* log2 of the step of channel c (hyper-latents from L on; of latents in a pass), unit 1/256 octave, and the step
+ * in 1/16 of integer latent units; numbers: gains. */
+int  qat_log_step(const nsvq_hyper *numbers, int latent, int c, int pass, int quality16);
 int  qat_step(int log_step);
 void qat_buffers_free(qat_buffers *b);
 

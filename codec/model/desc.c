@@ -310,6 +310,8 @@ static const char *check_hyper(const nsvq_model_desc *m)
     if (!h->gain || !h->z_mean || !h->z_scale) return "hyper: no gains";
     for (int i = 0; i < NSVQ_N_GAINS * (n + h->z); i++)
         if (abs(h->gain[i]) > MAX_GAIN) return "hyper: gain out of range";
+    for (int i = 0; h->pass_gain && i < NSVQ_N_PASSES * n; i++)
+        if (abs(h->pass_gain[i]) > MAX_GAIN) return "hyper: gain of a pass out of range";
     for (int i = 0; i < h->z; i++)
         if (abs(h->z_mean[i]) > NSVQ_LATENT_MAX || abs(h->z_scale[i]) > MAX_GAIN)
             return "hyper: mean or scale out of range";
@@ -356,6 +358,7 @@ static void free_hyper(nsvq_hyper *h)
     free_layer(&h->base);
     for (int i = 0; i < NSVQ_N_PASSES; i++) free_layer(&h->mean[i]);
     free(h->gain);
+    free(h->pass_gain);
     free(h->z_mean);
     free(h->z_scale);
     free(h->shift);

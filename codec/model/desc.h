@@ -86,6 +86,7 @@ typedef struct nsvq_hyper {
     nsvq_net   analysis, synthesis;
     nsvq_layer scale, base, mean[NSVQ_N_PASSES]; /* mean[0] unused */
     int16_t   *gain;           /* [NSVQ_N_GAINS][L + Z] log2 factors on the steps, unit 1/256 octave */
+    int16_t   *pass_gain;      /* [NSVQ_N_PASSES][L] added to gain for latents of a pass; NULL: all 0 */
     int16_t   *z_mean, *z_scale; /* [Z]; z_scale: log2, unit 1/128 octave */
     uint8_t   *shift, *half;   /* per class: raw low bits; symbols -half .. half, then the escape */
     uint16_t  *freq;           /* [NSVQ_N_CLASSES][NSVQ_CLASS_SYMBOLS], sum 2^15 per class, 0 past the last */

@@ -159,6 +159,21 @@ static void walk_trellis(io *s, nsvq_model_desc *m)
     io_u16s(s, &t->freq, 2 * NSVQ_N_CLASSES * NSVQ_CLASS_SYMBOLS);
 }
 
+static void walk_passes(io *s, nsvq_model_desc *m)
+{
+    io_s16s(s, &m->hyper.pass_gain, (size_t)NSVQ_N_PASSES * m->latent);
+}
+
+static bool has_trellis(const nsvq_model_desc *m)
+{
+    return m->hyper.trellis.freq;
+}
+
+static bool has_passes(const nsvq_model_desc *m)
+{
+    return m->hyper.pass_gain;
+}
+
 static void walk_hyper_analysis(io *s, nsvq_model_desc *m)
 {
     walk_net(s, &m->hyper.analysis);
@@ -184,23 +199,24 @@ typedef struct part {
     uint8_t families; /* bits of 1 << nsvq_family: those that have it */
     unsigned keep; /* NSVQ_STORE_ bit; 0: stored if the model has it, and hashed into the id */
     void (*walk)(io *s, nsvq_model_desc *m);
-    bool spare;    /* mandatory for readers, yet a model may do without it */
+    bool (*has)(const nsvq_model_desc *m); /* NULL, or mandatory for readers, yet a model may do without it */
 } part;
 
 enum { VQ = 1 << NSVQ_FAMILY_VQ, HYPER = 1 << NSVQ_FAMILY_HYPER, ALL = VQ | HYPER };
 
 static const part parts[] = {
     /* in the order of the file */
-    {"HEAD", 0, ALL, 0, walk_head, false},
-    {"CODE", 0, VQ, 0, walk_codes, false},
-    {"SYNT", 0, ALL, 0, walk_synthesis, false},
-    {"PRIO", 0, VQ, 0, walk_prior, false},
-    {"HYPR", 0, HYPER, 0, walk_hyper, false},
-    {"TREL", 0, HYPER, 0, walk_trellis, true},
-    {"ANAL", PART_OPTIONAL, ALL, NSVQ_STORE_ANALYSIS, walk_analysis, false},
-    {"HYPA", PART_OPTIONAL, HYPER, NSVQ_STORE_ANALYSIS, walk_hyper_analysis, false},
-    {"CARD", PART_OPTIONAL, ALL, NSVQ_STORE_CARD, walk_card, false},
-    {"MAST", PART_OPTIONAL, ALL, NSVQ_STORE_MASTER, walk_master, false},
+    {"HEAD", 0, ALL, 0, walk_head, NULL},
+    {"CODE", 0, VQ, 0, walk_codes, NULL},
+    {"SYNT", 0, ALL, 0, walk_synthesis, NULL},
+    {"PRIO", 0, VQ, 0, walk_prior, NULL},
+    {"HYPR", 0, HYPER, 0, walk_hyper, NULL},
+    {"TREL", 0, HYPER, 0, walk_trellis, has_trellis},
+    {"PASS", 0, HYPER, 0, walk_passes, has_passes},
+    {"ANAL", PART_OPTIONAL, ALL, NSVQ_STORE_ANALYSIS, walk_analysis, NULL},
+    {"HYPA", PART_OPTIONAL, HYPER, NSVQ_STORE_ANALYSIS, walk_hyper_analysis, NULL},
+    {"CARD", PART_OPTIONAL, ALL, NSVQ_STORE_CARD, walk_card, NULL},
+    {"MAST", PART_OPTIONAL, ALL, NSVQ_STORE_MASTER, walk_master, NULL},
 };
 #define N_PARTS ((int)(sizeof parts / sizeof *parts))
 
@@ -211,13 +227,13 @@ static bool may_have(const nsvq_model_desc *m, const part *p)
 
 static bool must_have(const nsvq_model_desc *m, const part *p)
 {
-    return !p->keep && !p->spare && (p == parts || may_have(m, p)); // before the first there is no family
+    return !p->keep && !p->has && (p == parts || may_have(m, p)); // before the first there is no family
 }
 
 static bool wanted(const part *p, const nsvq_model_desc *m, unsigned keep)
 {
     if (!may_have(m, p)) return false;
-    if (p->keep == 0) return !p->spare || m->hyper.trellis.freq;
+    if (p->keep == 0) return !p->has || p->has(m);
     if (p->keep == NSVQ_STORE_ANALYSIS) return keep & p->keep && m->has_analysis;
     if (p->keep == NSVQ_STORE_CARD) return keep & p->keep && m->card_bytes;
     return keep & p->keep && m->master_bytes;

@@ -237,7 +237,8 @@ static void quantiser_gradients(void **state)
 static void steps_are_the_formats(void **state)
 {
     int16_t gain[NSVQ_N_GAINS * 2];
-    const nsvq_hyper numbers = {.z = 1, .gain = gain};
+    int16_t pass_gain[NSVQ_N_PASSES] = {-300, -20, 0, 5, 60};
+    nsvq_hyper numbers = {.z = 1, .gain = gain};
     for (int a = 0; a < NSVQ_N_GAINS; a++) {
         gain[2 * a] = (int16_t)(100 * a - 150);
         gain[2 * a + 1] = (int16_t)(40 - 20 * a);
@@ -245,7 +246,13 @@ static void steps_are_the_formats(void **state)
     for (int q16 = 16; q16 <= 1600; q16++) {
         const double quality = q16 / 16., at = quality / 32;
         const double l = log2(hyper_step((float)quality)) + (100 * at - 150) / 256;
-        const int y = qat_log_step(&numbers, 1, 0, q16), z = qat_log_step(&numbers, 1, 1, q16);
+        numbers.pass_gain = NULL;
+        const int y = qat_log_step(&numbers, 1, 0, 0, q16), z = qat_log_step(&numbers, 1, 1, 0, q16);
+        numbers.pass_gain = pass_gain;
+        for (int p = 0; p < NSVQ_N_PASSES; p++) {
+            assert_int_equal(qat_log_step(&numbers, 1, 0, p, q16), y + pass_gain[p]);
+            assert_int_equal(qat_log_step(&numbers, 1, 1, p, q16), z);
+        }
         assert_true(fabs((y - 2816) / 256. - l) < 2. / 256);
         assert_true(fabs((z - 2816) / 256. - (40 - 20 * at) / 256) < 1. / 256);
         assert_true(fabs(qat_step(y) / (exp2((y - 2816) / 256.) * 2048) - 1) < 0.01);

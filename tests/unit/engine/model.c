@@ -87,6 +87,9 @@ static void same_hyper(const nsvq_model_desc *a, const nsvq_model_desc *b)
     assert_memory_equal(x->gain, y->gain, n * sizeof *x->gain);
     same_tables((const uint8_t *[2]){x->shift, x->half}, (const uint8_t *[2]){y->shift, y->half}, x->freq,
                 y->freq, NSVQ_N_CLASSES);
+    assert_int_equal(!x->pass_gain, !y->pass_gain);
+    if (x->pass_gain)
+        assert_memory_equal(x->pass_gain, y->pass_gain, NSVQ_N_PASSES * a->latent * sizeof *x->pass_gain);
     assert_int_equal(!x->trellis.freq, !y->trellis.freq);
     if (x->trellis.freq)
         same_tables((const uint8_t *[2]){x->trellis.shift, x->trellis.half},
@@ -307,53 +310,65 @@ static int load_order(const uint8_t *file, size_t size, const int *order, int n)
     return st;
 }
 
-/* HEAD SYNT HYPR TREL ANAL HYPA: a model may do without TREL, which then is another one; its place, family and
- * flags are given. A reader that does not know the tag refuses it. */
-static void trellis_parts_are_checked(void **state)
+/* HEAD SYNT HYPR TREL PASS ANAL HYPA: a model may do without TREL and without PASS, which then is another one; their
+ * places, family and flags are given. A reader that does not know a tag refuses it. */
+static void spare_parts_are_checked(void **state)
 {
-    static const int all[] = {0, 1, 2, 3, 4, 5}, without[] = {0, 1, 2, 4, 5}, before[] = {0, 1, 3, 2, 4, 5},
-                     after[] = {0, 1, 2, 4, 3, 5}, alone[] = {0, 1, 3, 4, 5}, twice[] = {0, 1, 2, 3, 3, 4, 5};
+    static const struct { int order[8], n, status; } orders[] = {
+        {{0, 1, 2, 3, 4, 5, 6}, 7, 0},     {{0, 1, 2, 4, 5, 6}, 6, 0},        {{0, 1, 2, 3, 5, 6}, 6, 0},
+        {{0, 1, 2, 5, 6}, 5, 0},           {{0, 1, 3, 2, 4, 5, 6}, 7, -2},    {{0, 1, 2, 4, 3, 5, 6}, 7, -2},
+        {{0, 1, 2, 3, 5, 4, 6}, 7, -2},    {{0, 1, 3, 4, 5, 6}, 6, -2},       {{0, 1, 2, 3, 3, 4, 5, 6}, 8, -2},
+        {{0, 1, 2, 3, 4, 4, 5, 6}, 8, -2},
+    };
+    static const int *all = orders[0].order, *without = orders[3].order;
     static const int vq[] = {0, 1, 2, 3, 4};
     nsvq_model_desc m, other, back;
     size_t size, other_size;
 
     assert_true(testmodel_make(&m, TESTMODEL_TRELLIS, 20));
     uint8_t *bytes = nsvq_model_store(&m, ALL, &size);
-    assert_int_equal(load_order(bytes, size, all, 6), 0);
-    assert_int_equal(load_order(bytes, size, without, 5), 0);
-    assert_int_equal(load_order(bytes, size, before, 6), -2);
-    assert_int_equal(load_order(bytes, size, after, 6), -2);
-    assert_int_equal(load_order(bytes, size, alone, 5), -2);
-    assert_int_equal(load_order(bytes, size, twice, 7), -2);
+    for (size_t i = 0; i < sizeof orders / sizeof *orders; i++)
+        assert_int_equal(load_order(bytes, size, orders[i].order, orders[i].n), orders[i].status);
 
     uint64_t id = nsvq_model_id(&m);
     m.hyper.trellis.freq[70 * NSVQ_CLASS_SYMBOLS]++;
     assert_true(nsvq_model_id(&m) != id);
     m.hyper.trellis.freq[70 * NSVQ_CLASS_SYMBOLS]--;
+    m.hyper.pass_gain[3]++;
+    assert_true(nsvq_model_id(&m) != id);
+    m.hyper.pass_gain[3]--;
+    assert_true(nsvq_model_id(&m) == id);
     uint8_t *bare = reordered(bytes, size, without, 5, &other_size);
     assert_int_equal(load_copy(&back, bare, other_size), 0);
     assert_null(back.hyper.trellis.freq);
+    assert_null(back.hyper.pass_gain);
     assert_true(nsvq_model_id(&back) != id);
     nsvq_model_free(&back);
     free(bare);
 
     uint8_t *part = bytes + HEADER_BYTES;
     for (int i = 0; i < 3; i++) part += PART_BYTES + io_get(part + 8, 4);
-    assert_memory_equal(part, "TREL", 4);
-    io_put(part + 4, 2, 1); // optional
-    assert_int_equal(load_order(bytes, size, all, 6), -2);
-    io_put(part + 4, 2, 0);
-    part[3] = 'M'; // a tag of later
-    assert_int_equal(load_order(bytes, size, all, 6), -3);
+    for (int i = 0; i < 2; i++, part += PART_BYTES + io_get(part + 8, 4)) {
+        char last = (char)part[3];
+        assert_memory_equal(part, i ? "PASS" : "TREL", 4);
+        io_put(part + 4, 2, 1); // optional
+        assert_int_equal(load_order(bytes, size, all, 7), -2);
+        io_put(part + 4, 2, 0);
+        part[3] = 'M'; // a tag of later
+        assert_int_equal(load_order(bytes, size, all, 7), -3);
+        part[3] = (uint8_t)last;
+    }
 
     assert_true(testmodel_make(&other, TESTMODEL_SMALL, 21)); // HEAD CODE SYNT PRIO ANAL
     uint8_t *small = nsvq_model_store(&other, NSVQ_STORE_ANALYSIS, &other_size);
     part = small + HEADER_BYTES;
     for (int i = 0; i < 4; i++) part += PART_BYTES + io_get(part + 8, 4);
     assert_int_equal(load_order(small, other_size, vq, 5), 0);
-    memcpy(part, "TREL", 4);
     io_put(part + 4, 2, 0);
-    assert_int_equal(load_order(small, other_size, vq, 5), -2);
+    for (int i = 0; i < 2; i++) {
+        memcpy(part, i ? "PASS" : "TREL", 4);
+        assert_int_equal(load_order(small, other_size, vq, 5), -2);
+    }
     free(small);
     free(bytes);
     nsvq_model_free(&other);
@@ -486,6 +501,8 @@ static void unsound_tables_are_refused(void **state)
     nsvq_trellis *t = &m.hyper.trellis;
     assert_null(nsvq_model_check(&m));
     REFUSED(m.hyper.first_class, NSVQ_N_CLASSES);
+    REFUSED(m.hyper.pass_gain[0], 2049);
+    REFUSED(m.hyper.pass_gain[NSVQ_N_PASSES * m.latent - 1], -2049);
     REFUSED(m.hyper.shift[63], 13);
     REFUSED(m.hyper.freq[0], 0);
     REFUSED(t->shift[127], 13);
@@ -643,7 +660,7 @@ int main(void)
         cmocka_unit_test(deflate_bombs_are_refused),
         cmocka_unit_test(unsound_models_are_refused),
         cmocka_unit_test(unsound_tables_are_refused),
-        cmocka_unit_test(trellis_parts_are_checked),
+        cmocka_unit_test(spare_parts_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -277,7 +277,10 @@ static void make_hyper(maker *k, nsvq_model_desc *m, int z, int side, bool trell
         h->z_scale[i] = (int16_t)bell(k, 200, 2048);
     }
     make_classes(k, 1, &h->shift, &h->half, &h->freq);
-    if (trellis) make_classes(k, 2, &h->trellis.shift, &h->trellis.half, &h->trellis.freq);
+    if (!trellis) return;
+    make_classes(k, 2, &h->trellis.shift, &h->trellis.half, &h->trellis.freq);
+    h->pass_gain = get(k, (size_t)(NSVQ_N_PASSES * n), sizeof *h->pass_gain);
+    for (int i = 0; k->ok && i < NSVQ_N_PASSES * n; i++) h->pass_gain[i] = (int16_t)bell(k, 100, 2048);
 }
 
 /* Everything that differs between the shapes. */

@@ -69,7 +69,7 @@ static nsvq_status take_base(const nsvq_file *f, entry *e, const part *p, nsvq_s
     return NSVQ_OK;
 }
 
-static nsvq_status take_exact(const nsvq_file *f, entry *e, const part *p, nsvq_error *err)
+static nsvq_status take_exact(const nsvq_file *f, entry *e, const part *p, nsvq_scratch *work, nsvq_error *err)
 {
     cell c = index_cell(&f->h, e->number);
     const group *g = &f->h.groups[c.g];
@@ -80,7 +80,7 @@ static nsvq_status take_exact(const nsvq_file *f, entry *e, const part *p, nsvq_
     e->pixels = malloc(bytes);
     if (!e->pixels) return block_error(err, NSVQ_E_NOMEM, e, &f->h, "no memory");
     e->bytes += bytes;
-    int rc = lossless_decode(e->pixels, &s, p->p, p->size);
+    int rc = lossless_decode(work, e->pixels, &s, p->p, p->size);
     if (rc == -1 && is_lossy(g)) {
         free(e->pixels);
         e->pixels = NULL;
@@ -119,6 +119,6 @@ nsvq_status block_parse(const nsvq_file *f, entry *e, const uint8_t *bytes, nsvq
     }
     nsvq_status st = is_lossy(g) ? take_base(f, e, &parts[1], s, err) : NSVQ_OK;
     e->exact_damaged = parts[2].damaged;
-    if (st == NSVQ_OK && parts[2].size && !parts[2].damaged) st = take_exact(f, e, &parts[2], err);
+    if (st == NSVQ_OK && parts[2].size && !parts[2].damaged) st = take_exact(f, e, &parts[2], s, err);
     return st;
 }

@@ -5,12 +5,12 @@ bool slot_create(const encoder *e, slot *s, size_t exact)
 {
     s->bits = malloc(3 * mask_stride(BLOCK) * BLOCK);
     s->planes = malloc(exact > 0 ? exact : 1);
-    if (!s->bits || !s->planes) return false;
+    s->scratch = nsvq_scratch_create();
+    if (!s->bits || !s->planes || !s->scratch) return false;
     if (!e->model) return true;
     const nsvq_model_desc *m = &e->model->desc;
     size_t side = BLOCK / m->stride, window = BLOCK + 2 * e->halo * m->stride, n = side * side;
     s->base_cap = nsvq_block_bound(e->model->engine, (int)side, (int)side);
-    s->scratch = nsvq_scratch_create();
     s->window = malloc(3 * window * window);
     s->known = malloc(3 * window * window);
     s->y = malloc(n * m->latent * sizeof *s->y);
@@ -22,7 +22,7 @@ bool slot_create(const encoder *e, slot *s, size_t exact)
         s->rgb = malloc((size_t)BLOCK * BLOCK * 3);
         if (!s->alone || !s->again || !s->rgb) return false;
     }
-    return s->scratch && s->window && s->known && s->y && s->y_hat && s->base;
+    return s->window && s->known && s->y && s->y_hat && s->base;
 }
 
 void slot_free(slot *s)
@@ -107,7 +107,7 @@ static void put_exact(const encoder *e, wr *out, uint8_t flags, const slot *s, c
                       const void *usual)
 {
     wr layer = {0};
-    int rc = lossless_encode(&layer, s->planes, shape, usual, e->opt.effort);
+    int rc = lossless_encode(&layer, s->scratch, s->planes, shape, usual, e->opt.effort);
 
     put_part(out, flags, layer.p, layer.size, true);
     out->bad |= layer.bad || rc;

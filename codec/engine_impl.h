@@ -1,4 +1,4 @@
-/* engine_impl.h - what the engine's own files share. May include: engine.h, hyper.h, net.h, prior.h. */
+/* engine_impl.h - what the engine's own files share. May include: engine.h, hyper.h, net.h, prior.h, scratch.h. */
 #ifndef NSVQ_ENGINE_IMPL_H
 #define NSVQ_ENGINE_IMPL_H
 
@@ -6,6 +6,7 @@
 #include "hyper.h"
 #include "net.h"
 #include "prior.h"
+#include "scratch.h"
 
 typedef struct room { /* 64-byte aligned */
     void  *p;
@@ -15,24 +16,6 @@ typedef struct room { /* 64-byte aligned */
 struct nsvq_scratch {
     room passing, kept;
 };
-
-/* At least `bytes` bytes, 64-byte aligned, of undefined content; what was got before by the same
- * function is lost. A network's run gets, who runs networks keeps. NULL without memory. */
-void *scratch_get(nsvq_scratch *s, size_t bytes);
-void *scratch_keep(nsvq_scratch *s, size_t bytes);
-
-/* Carves pieces, each 64-byte aligned, out of one buffer: with base NULL it only adds up sizes. */
-typedef struct carver {
-    uint8_t *base;
-    size_t   used;
-} carver;
-
-static inline void *carve(carver *c, size_t bytes)
-{
-    uint8_t *p = c->base ? c->base + c->used : NULL;
-    c->used += (bytes + 63) & ~(size_t)63;
-    return p;
-}
 
 static inline int clamp_int(int v, int min, int max)
 {

@@ -22,40 +22,54 @@ typedef struct block {
     bool has_before;         /* mask[1] holds one */
     uint64_t special;        /* bits of the samples in it */
     uint8_t *skip;           /* [n] */
+    uint32_t *sorted;        /* [2 n] room */
     coder_mark mark;         /* for trials */
     bool spiky;
     int prepared;       /* way that map and samples are set for, -1: none */
     int habit, n_habit; /* how the last bands were coded, and how many of them alike by far */
 } block;
 
-static bool block_create(block *k, const lossless_shape *s)
+/* Carves first what is 0 at the beginning; *n_zero: its bytes. */
+static void place(block *k, const lossless_shape *s, bool writing, carver *c, size_t *n_zero)
 {
     size_t n = (size_t)s->width * s->height;
 
+    bands_place(&k->b, s->n_bands, s->width, s->height, c);
+    k->bits[1] = carve(c, n * sizeof *k->bits[1]);
+    k->low = carve(c, n * sizeof *k->low);
+    *n_zero = c->used;
+    k->bits[0] = carve(c, n * sizeof *k->bits[0]);
+    for (int i = 0; i < 2; i++) k->mask[i] = carve(c, n);
+    if (!writing) return;
+    k->skip = carve(c, n);
+    k->v = carve(c, n * sizeof *k->v);
+    k->sorted = carve(c, 2 * n * sizeof *k->sorted);
+}
+
+/* NULL without memory. */
+static block *block_create(const lossless_shape *s, nsvq_scratch *work, bool writing)
+{
+    carver size = {0}, c = {0};
+    size_t n_zero;
+    block *k = calloc(1, sizeof *k);
+
+    if (!k) return NULL;
+    place(k, s, writing, &size, &n_zero);
+    if (!(c.base = scratch_keep(work, size.used))) {
+        free(k);
+        return NULL;
+    }
+    place(k, s, writing, &c, &n_zero);
+    memset(c.base, 0, n_zero);
     k->s = s;
-    k->bits[0] = calloc(2 * n, sizeof **k->bits);
-    k->low = calloc(n, sizeof *k->low);
-    k->v = malloc(n * sizeof *k->v);
-    k->mask[0] = malloc(3 * n);
-    if (!k->bits[0] || !k->low || !k->v || !k->mask[0] ||
-        !bands_create(&k->b, s->n_bands, s->width, s->height))
-        return false;
-    k->bits[1] = k->bits[0] + n;
-    k->mask[1] = k->mask[0] + n;
-    k->skip = k->mask[1] + n;
-    return true;
+    k->b.work = work;
+    return k;
 }
 
 static void block_free(block *k)
 {
-    uint8_t *masks = k->mask[0] < k->mask[1] || !k->mask[1] ? k->mask[0] : k->mask[1];
-    uint64_t *bits = k->bits[0] < k->bits[1] || !k->bits[1] ? k->bits[0] : k->bits[1];
-
-    bands_free(&k->b);
-    free(bits);
-    free(k->low);
-    free(k->v);
-    free(masks);
+    if (k) coder_free(&k->b.c);
+    free(k);
 }
 
 static void next_band(block *k)
@@ -192,12 +206,16 @@ static bool mark_repeats(block *k)
     return 4 * same > 3 * near;
 }
 
-static bool write_band(block *k, map *m, bool repeats, int effort)
+static void write_map(block *k, map *m)
+{
+    map_code(m, &k->b.c, k->s->type, (size_t)k->b.w * k->b.h);
+    code_low_bits(k, m);
+}
+
+static bool write_samples(block *k, const map *m, bool repeats, int effort)
 {
     bands *b = &k->b;
 
-    map_code(m, &b->c, k->s->type, (size_t)b->w * b->h);
-    code_low_bits(k, m);
     if (!m->range) {
         constant_band(b);
         return true;
@@ -221,7 +239,7 @@ static bool prepare(block *k, map *m, int way)
     k->prepared = way & WAY_DIFFERENCE;
     map_free(m);
     if (!map_choose(m, k->s->type, k->bits[0], way & WAY_DIFFERENCE ? k->bits[1] : NULL, k->b.mask,
-                    n, k->v, k->low))
+                    n, k->v, k->low, k->sorted))
         return false;
     set_map(k, m);
     place_samples(k, m);
@@ -264,29 +282,54 @@ static int find_ways(block *k, map *m, int effort, int ways[N_WAYS])
     return n;
 }
 
+/* Writes the band in a way as a trial; returns about what it costs. Of a large one the first quarter stands for
+ * all. 0 without memory. */
+static uint64_t try_way(block *k, map *m, int way, bool large, int effort)
+{
+    coder *c = &k->b.c;
+    uint32_t height = k->b.h;
+    int32_t below[LOSSLESS_MAX_SIDE + 2 * MARGIN];
+    int32_t *row = k->b.sample[0] + (ptrdiff_t)(height / 4) * k->b.stride - MARGIN;
+    size_t bytes = (size_t)k->b.stride * sizeof *row;
+
+    if (!prepare(k, m, way)) return 0;
+    write_map(k, m);
+    uint64_t head = coder_cost(c, &k->mark);
+    if (!large) return write_samples(k, m, way & WAY_REPEATS, effort) ? coder_cost(c, &k->mark) : 0;
+    memcpy(below, row, bytes); // the row below the last gets a copy of that
+    k->b.h = height / 4;
+    bool ok = write_samples(k, m, way & WAY_REPEATS, effort);
+    k->b.h = height;
+    memcpy(row, below, bytes);
+    return ok ? head + 4 * (coder_cost(c, &k->mark) - head) : 0;
+}
+
 /* Writes the band in the cheapest way. */
 static bool write_best(block *k, int effort)
 {
     coder *c = &k->b.c;
     map m = {0};
     uint64_t least = UINT64_MAX, second = UINT64_MAX;
+    bool large = k->b.w * k->b.h >= SETS_MIN;
     int ways[N_WAYS], n = find_ways(k, &m, effort, ways), best = n ? ways[0] : 0, written = -1;
-    int quick = k->b.w * k->b.h < SETS_MIN ? effort : 1;
     bool ok = n > 0;
 
     coder_set_mark(&k->mark, c);
     for (int i = 0; ok && n > 1 && i < n; i++) {
         if (i) coder_go_back(c, &k->mark);
-        ok = prepare(k, &m, ways[i]) && write_band(k, &m, ways[i] & WAY_REPEATS, quick);
+        uint64_t cost = try_way(k, &m, ways[i], large, large ? 1 : effort);
+        ok = cost > 0;
         written = ways[i];
-        uint64_t cost = coder_cost(c, &k->mark);
         second = cost < least ? least : cost < second ? cost : second;
         best = cost < least ? ways[i] : best;
         least = cost < least ? cost : least;
     }
-    if (ok && (written != best || quick != effort)) {
+    if (ok && (written != best || large)) {
         if (written >= 0) coder_go_back(c, &k->mark);
-        ok = prepare(k, &m, best) && write_band(k, &m, best & WAY_REPEATS, effort);
+        if ((ok = prepare(k, &m, best))) {
+            write_map(k, &m);
+            ok = write_samples(k, &m, best & WAY_REPEATS, effort);
+        }
     }
     if (n > 1) {
         k->n_habit = best == k->habit && second - least > least / 40 ? k->n_habit + 1 : 0;
@@ -308,14 +351,14 @@ static bool encode_band(block *k, const uint8_t *in, const void *nodata, int eff
     return write_best(k, effort);
 }
 
-int lossless_encode(wr *w, const void *planes, const lossless_shape *s, const void *nodata,
+int lossless_encode(wr *w, nsvq_scratch *work, const void *planes, const lossless_shape *s, const void *nodata,
                     int effort)
 {
     if (!shape_fits(s)) return -1;
     if (!effort) effort = 7;
     size_t plane = (size_t)s->width * s->height * nsvq_type_bytes(s->type);
-    block *k = calloc(1, sizeof *k);
-    bool ok = k && block_create(k, s);
+    block *k = block_create(s, work, true);
+    bool ok = k != NULL;
 
     if (ok) coder_write(&k->b.c);
     for (uint32_t i = 0; ok && i < s->n_bands; i++) {
@@ -324,8 +367,7 @@ int lossless_encode(wr *w, const void *planes, const lossless_shape *s, const vo
     }
     if (ok) coder_store(&k->b.c, w);
     if (!ok) w->bad = true;
-    if (k) block_free(k);
-    free(k);
+    block_free(k);
     return 0;
 }
 
@@ -357,14 +399,14 @@ static void decode_band(block *k, uint8_t *out)
     map_free(&m);
 }
 
-int lossless_decode(void *planes, const lossless_shape *s, const uint8_t *in, size_t size)
+int lossless_decode(nsvq_scratch *work, void *planes, const lossless_shape *s, const uint8_t *in, size_t size)
 {
     if (!shape_fits(s)) return -1;
     size_t plane = (size_t)s->width * s->height * nsvq_type_bytes(s->type);
-    block *k = calloc(1, sizeof *k);
+    block *k = block_create(s, work, false);
     int rc = -2;
 
-    if (!k || !block_create(k, s)) goto done;
+    if (!k) return -2;
     if ((rc = coder_read(&k->b.c, in, size)) != 0) goto done;
     for (uint32_t i = 0; i < s->n_bands && !k->b.c.bad; i++) {
         if (i) next_band(k);
@@ -372,7 +414,6 @@ int lossless_decode(void *planes, const lossless_shape *s, const uint8_t *in, si
     }
     rc = coder_done(&k->b.c) ? 0 : k->b.c.no_memory ? -2 : -1;
 done:
-    if (k) block_free(k);
-    free(k);
+    block_free(k);
     return rc;
 }

@@ -8,7 +8,7 @@ static size_t plane_samples(const bands *b)
     return (size_t)b->stride * (b->h + MARGIN + 1);
 }
 
-bool bands_create(bands *b, uint32_t n_bands, uint32_t w, uint32_t h)
+void bands_place(bands *b, uint32_t n_bands, uint32_t w, uint32_t h, carver *c)
 {
     b->n_ring = n_bands < 2 ? 2 : n_bands < N_RING ? n_bands : N_RING;
     b->w = w;
@@ -17,26 +17,18 @@ bool bands_create(bands *b, uint32_t n_bands, uint32_t w, uint32_t h)
     b->cells_x = (w + CELL - 1) / CELL;
     b->cells_y = (h + CELL - 1) / CELL;
     size_t n = plane_samples(b), origin = MARGIN * (size_t)b->stride + MARGIN;
-    size_t cells = (size_t)b->cells_x * b->cells_y;
-    uint8_t *p = calloc(1, b->n_ring * n * 4 + N_MAGNITUDES * n * 2 + w * 16 + cells);
-    if (!p) return false;
-    b->memory = p;
-    b->wide_sums = (int64_t *)p;
-    p += 8 * w;
-    b->sums = (int32_t *)p;
-    p += 4 * w;
-    for (uint32_t i = 0; i < b->n_ring; i++, p += 4 * n) b->sample[i] = (int32_t *)p + origin;
-    b->scale = (uint32_t *)p;
-    p += 4 * w;
-    for (int i = 0; i < N_MAGNITUDES; i++, p += 2 * n) b->magnitude[i] = (uint16_t *)p + origin;
-    b->cell = p;
-    return true;
-}
-
-void bands_free(bands *b)
-{
-    free(b->memory);
-    coder_free(&b->c);
+    b->wide_sums = carve(c, w * sizeof *b->wide_sums);
+    b->sums = carve(c, w * sizeof *b->sums);
+    b->scale = carve(c, w * sizeof *b->scale);
+    for (uint32_t i = 0; i < b->n_ring; i++) {
+        int32_t *plane = carve(c, n * sizeof *plane);
+        b->sample[i] = plane ? plane + origin : NULL;
+    }
+    for (int i = 0; i < N_MAGNITUDES; i++) {
+        uint16_t *plane = carve(c, n * sizeof *plane);
+        b->magnitude[i] = plane ? plane + origin : NULL;
+    }
+    b->cell = carve(c, (size_t)b->cells_x * b->cells_y);
 }
 
 void bands_next(bands *b)

@@ -1,9 +1,10 @@
 /* lossless_band.h - a band of integers <-> numbers of the coder: prediction and scale of the
- * residuals (FORMAT.md 4.5.4). May include: lossless_coder.h. */
+ * residuals (FORMAT.md 4.5.4). May include: lossless_coder.h, scratch.h. */
 #ifndef NSVQ_LOSSLESS_BAND_H
 #define NSVQ_LOSSLESS_BAND_H
 
 #include "lossless_coder.h"
+#include "scratch.h"
 
 #define MARGIN 4   /* samples left and right of a plane; also rows above */
 #define N_GROUPS 5 /* of taps: this band, each of the three before, bands further before */
@@ -45,14 +46,14 @@ typedef struct bands {
     int32_t low, high;                 /* what samples are */
     int32_t most[N_RING];              /* greatest magnitude of samples, of each band as above */
     fit f;
-    void *memory;
+    nsvq_scratch *work;  /* writer */
     int32_t *sums;      /* [w] */
     int64_t *wide_sums; /* [w] */
     uint32_t *scale;    /* [w] */
 } bands;
 
-bool bands_create(bands *b, uint32_t n_bands, uint32_t w, uint32_t h);
-void bands_free(bands *b);
+/* Carves what b needs, all of it 0 when coding begins. */
+void bands_place(bands *b, uint32_t n_bands, uint32_t w, uint32_t h, carver *c);
 /* This band becomes the one before. */
 void bands_next(bands *b);
 /* Samples of this band are low .. high; low <= 0 <= high. */

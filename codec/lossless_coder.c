@@ -74,7 +74,7 @@ void coder_store(coder *c, wr *w)
     size_t bound = rans_bound(c->n, LOG2_LANES);
     uint8_t *p;
 
-    if (c->n_acc) wr_le(&c->raw, c->acc, 1);
+    if (c->n_acc) wr_le(&c->raw, c->acc, (int)(c->n_acc + 7) / 8);
     if (c->bad || c->raw.bad) {
         w->bad = true;
         return;

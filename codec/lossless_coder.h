@@ -113,15 +113,15 @@ static inline void put_symbol(coder *c, uint32_t start, uint32_t freq)
     c->symbols[c->n++] = (rans_symbol){(uint16_t)start, (uint16_t)freq};
 }
 
-/* n <= 32 */
+/* n <= 32, v < 2^n */
 static inline void put_bits(coder *c, uint32_t v, unsigned n)
 {
     c->acc |= (uint64_t)v << c->n_acc;
     c->n_acc += n;
-    while (c->n_acc >= 8) {
-        wr_le(&c->raw, c->acc & 255, 1);
-        c->acc >>= 8;
-        c->n_acc -= 8;
+    if (c->n_acc >= 32) {
+        wr_le(&c->raw, c->acc & UINT32_MAX, 4);
+        c->acc >>= 32;
+        c->n_acc -= 32;
     }
 }
 

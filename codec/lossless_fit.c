@@ -22,11 +22,12 @@ typedef struct fitting {
     bands *b;
     fit all;      /* every tap that may be chosen */
     double *rows; /* [n_taps + 2][padded width] */
-    size_t pitch;
+    size_t pitch, n_values; /* n_values: weight and rows */
     double scale;    /* of samples, so that products stay exact */
     double *weight;  /* [pitch] of a row's squared errors */
     double *weights; /* [h][w], for the sets */
-    double *cell_rows;
+    double *cell_moments, *cell_rows;
+    uint8_t *best_sets; /* [2 * cells] */
     int effort;
     moments g;
 } fitting;
@@ -430,26 +431,19 @@ static double settle_cells(const fitting *f, cells *k, uint32_t n_sets, fit *out
     return left;
 }
 
-/* Several sets of coefficients where they save more than they take. False without memory. */
-static bool fit_sets(fitting *f)
+/* Several sets of coefficients where they save more than they take. */
+static void fit_sets(fitting *f)
 {
     bands *b = f->b;
     cells k = {.n = b->f.n_taps + 2, .n_cells = b->cells_x * b->cells_y};
     size_t triangle = (size_t)k.n * ((size_t)k.n + 1) / 2;
-    double *memory = malloc(((k.n_cells + MAX_SETS) * triangle + (size_t)(k.n + 1) * CELL * CELL) *
-                            sizeof *memory);
-    uint8_t *best_sets = malloc((size_t)k.n_cells * 2);
+    uint8_t *best_sets = f->best_sets;
     double samples = 0, best;
     fit trial;
 
-    if (!memory || !best_sets) {
-        free(memory);
-        free(best_sets);
-        return false;
-    }
-    k.m = memory;
+    k.m = f->cell_moments;
     k.set = best_sets + k.n_cells;
-    k.products = memory + k.n_cells * triangle;
+    k.products = k.m + k.n_cells * triangle;
     f->cell_rows = k.products + MAX_SETS * triangle;
     f->all = b->f;
     gather_cells(f, &k);
@@ -479,30 +473,43 @@ static bool fit_sets(fitting *f)
         memcpy(best_sets, k.set, k.n_cells);
     }
     memcpy(b->cell, best_sets, k.n_cells);
-    free(memory);
-    free(best_sets);
-    return true;
+}
+
+/* Room for the rows, and for several sets if there are to be some. */
+static void place(fitting *f, bool sets, carver *c)
+{
+    const bands *b = f->b;
+    size_t n = (size_t)f->all.n_taps + 2, n_rows = n > N_SCALES + 1 ? n : N_SCALES + 1;
+    size_t n_cells = (size_t)b->cells_x * b->cells_y;
+
+    f->pitch = b->w + 2 * LANES;
+    f->n_values = (n_rows + 1) * f->pitch;
+    f->weight = carve(c, f->n_values * sizeof *f->weight);
+    f->rows = f->weight ? f->weight + f->pitch : NULL;
+    if (!sets) return;
+    f->weights = carve(c, (size_t)b->w * b->h * sizeof *f->weights);
+    f->cell_moments = carve(c, ((n_cells + MAX_SETS) * (n * (n + 1) / 2) + (n + 1) * CELL * CELL) * sizeof(double));
+    f->best_sets = carve(c, 2 * n_cells);
 }
 
 bool bands_fit(bands *b, int effort)
 {
     fitting f = {.b = b, .scale = 1, .effort = effort};
+    carver size = {0}, c = {0};
 
     for (int64_t most = (int64_t)b->high - b->low; most >= 1 << 17; most /= 2) f.scale /= 2;
     clip_counts(f.all.count, every, b->band);
     if (!fit_taps(&f.all, b->band)) return false;
-    f.pitch = b->w + 2 * LANES;
-    size_t n_rows = f.all.n_taps + 2 > N_SCALES + 1 ? f.all.n_taps + 2 : N_SCALES + 1;
-    double *memory = calloc((n_rows + 1) * f.pitch, sizeof *memory);
-    if (!memory) return false;
-    f.weight = memory;
-    f.rows = memory + f.pitch;
+    bool many = b->w * b->h >= SETS_MIN, sets = effort > 3 && many;
+    place(&f, sets, &size);
+    if (!(c.base = scratch_get(b->work, size.used))) return false;
+    place(&f, sets, &c);
+    memset(f.weight, 0, f.n_values * sizeof *f.weight);
     memset(b->cell, 0, (size_t)b->cells_x * b->cells_y);
     uint32_t x0 = b->w > 4 ? 2 : 0, y0 = b->h > 4 ? 1 : 0;
-    bool sets = b->w * b->h >= SETS_MIN;
     for (int pass = 0; pass < 2; pass++) {
         double scale[N_SCALES];
-        uint32_t step = rows_step(b, pass ? sets ? 8000 : 24000 : 4000);
+        uint32_t step = rows_step(b, pass ? many ? 8000 : 24000 : 4000);
         for (int i = 0; i < N_SCALES; i++) scale[i] = b->f.scale[i] / 64.0;
         memset(&f.g, 0, sizeof f.g);
         for (uint32_t y = y0; y < b->h; y += step) {
@@ -522,23 +529,16 @@ bool bands_fit(bands *b, int effort)
         set_magnitudes(b);
         fit_scale(&f, y0, rows_step(b, 12000));
     }
-    bool ok = true;
-    if (effort > 3 && sets && b->f.n_taps) {
+    if (sets && b->f.n_taps) {
         double scale[N_SCALES];
         for (int i = 0; i < N_SCALES; i++) scale[i] = b->f.scale[i] / 64.0;
-        f.weights = malloc((size_t)b->w * b->h * sizeof *f.weights);
-        ok = f.weights != NULL;
-        for (uint32_t y = 0; ok && y < b->h; y++) {
+        for (uint32_t y = 0; y < b->h; y++) {
             set_weights(&f, scale, y, 0.2);
             memcpy(f.weights + (size_t)y * b->w, f.weight, b->w * sizeof *f.weights);
         }
-        ok = ok && fit_sets(&f);
-        free(f.weights);
-        if (ok) {
-            set_magnitudes(b);
-            fit_scale(&f, y0, rows_step(b, 12000));
-        }
+        fit_sets(&f);
+        set_magnitudes(b);
+        fit_scale(&f, y0, rows_step(b, 12000));
     }
-    free(memory);
-    return ok;
+    return true;
 }

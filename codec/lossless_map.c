@@ -217,23 +217,47 @@ static void sort_numbers(uint32_t *v, uint32_t *other, size_t n, uint32_t most)
     if (from != v) memcpy(v, from, n * sizeof *v);
 }
 
-/* The distinct numbers of v, if a table of them saves more than it takes. */
-static bool choose_table(map *m, uint32_t *v, const uint8_t *mask, size_t n)
+/* The distinct numbers of v, ascending, and how many there are of each; returns their number. */
+static size_t sort_and_count(const map *m, const uint32_t *v, const uint8_t *mask, size_t n, uint32_t *sorted,
+                             uint32_t *count)
 {
     size_t used = 0, distinct = 0;
-    uint64_t table_bits = 64, saved = 0; // saved in 1/8
 
-    if (m->range < 3) return true;
-    uint32_t *sorted = malloc(2 * n * sizeof *sorted), *count = sorted + n;
-    if (!sorted) return false;
     for (size_t i = 0; i < n; i++)
         if (!(mask && mask[i])) sorted[used++] = v[i];
-    sort_numbers(sorted, sorted + n, used, m->range);
+    sort_numbers(sorted, count, used, m->range);
     for (size_t i = 0; i < used; i++) {
         if (!i || sorted[i] != sorted[i - 1]) count[distinct++] = 0;
         count[distinct - 1]++;
         sorted[distinct - 1] = sorted[i];
     }
+    return distinct;
+}
+
+/* The same where the range is below n. */
+static size_t count_numbers(const map *m, const uint32_t *v, const uint8_t *mask, size_t n, uint32_t *sorted,
+                            uint32_t *count)
+{
+    size_t distinct = 0;
+
+    memset(count, 0, (m->range + (size_t)1) * sizeof *count);
+    for (size_t i = 0; i < n; i++) count[v[i]] += !(mask && mask[i]);
+    for (uint32_t i = 0; i <= m->range; i++) {
+        if (!count[i]) continue;
+        sorted[distinct] = i;
+        count[distinct++] = count[i];
+    }
+    return distinct;
+}
+
+/* The distinct numbers of v, if a table of them saves more than it takes. */
+static bool choose_table(map *m, uint32_t *v, const uint8_t *mask, size_t n, uint32_t *room)
+{
+    uint64_t table_bits = 64, saved = 0; // saved in 1/8
+
+    if (m->range < 3) return true;
+    uint32_t *sorted = room, *count = room + n;
+    size_t distinct = (m->range < n ? count_numbers : sort_and_count)(m, v, mask, n, sorted, count);
     for (size_t i = 0; i < distinct; i++) {
         if (i) table_bits += bits_of(sorted[i] - sorted[i - 1]) + 1;
         // a sample saves about log2 of how sparse the values around it are
@@ -243,11 +267,9 @@ static bool choose_table(map *m, uint32_t *v, const uint8_t *mask, size_t n)
         unsigned e = bits_of(gap) - 1;
         saved += count[i] * ((8 * e + (gap << 3 >> e & 7)) - 32);
     }
-    if (saved * 7 / 10 <= 8 * table_bits) {
-        free(sorted);
-        return true;
-    }
-    m->table = sorted;
+    if (saved * 7 / 10 <= 8 * table_bits) return true;
+    if (!(m->table = malloc(distinct * sizeof *m->table))) return false;
+    memcpy(m->table, sorted, distinct * sizeof *m->table);
     m->n_table = (uint32_t)distinct;
     for (size_t i = 0; i < n; i++) {
         if (mask && mask[i]) continue;
@@ -266,7 +288,7 @@ static bool choose_table(map *m, uint32_t *v, const uint8_t *mask, size_t n)
 }
 
 bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint64_t *before,
-                const uint8_t *mask, size_t n, uint32_t *v, uint64_t *low_bits)
+                const uint8_t *mask, size_t n, uint32_t *v, uint64_t *low_bits, uint32_t *room)
 {
     uint64_t low = UINT64_MAX, high = 0, steps = 0, sum = 0;
     size_t used = 0;
@@ -290,12 +312,13 @@ bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint64_t *befo
     find_keys(m, type, in, before, n, key);
     for (size_t i = 0; i < n; i++) {
         if (mask && mask[i]) continue;
-        uint64_t k = key[i];
-        if (used++ && steps != 1) steps = gcd(k > low ? k - low : low - k, steps);
-        low = k < low ? k : low;
-        high = k > high ? k : high;
+        low = key[i] < low ? key[i] : low;
+        high = key[i] > high ? key[i] : high;
+        used++;
     }
     if (!used) low = high = 0;
+    for (size_t i = 0; i < n && steps != 1; i++)
+        if (!(mask && mask[i])) steps = gcd(key[i] - low, steps);
     m->base = low;
     m->step = steps ? steps : 1;
     while ((high - low) / m->step >> m->low_bits >= MAX_RANGE) m->low_bits++;
@@ -308,7 +331,7 @@ bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint64_t *befo
         if (m->low_bits) low_bits[i] = k & ((UINT64_C(1) << m->low_bits) - 1);
         v[i] = (uint32_t)(k >> m->low_bits);
     }
-    if (!m->low_bits && used && !choose_table(m, v, mask, n)) return false;
+    if (!m->low_bits && used && !choose_table(m, v, mask, n, room)) return false;
     for (size_t i = 0; i < n; i++) sum += mask && mask[i] ? 0 : v[i];
     m->mean = used ? (uint32_t)(sum / used) : 0;
     return true;

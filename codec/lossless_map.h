@@ -26,10 +26,10 @@ void samples_load(uint64_t *bits, const uint8_t *p, size_t bytes, size_t n);
 void samples_store(uint8_t *p, size_t bytes, const uint64_t *bits, size_t n);
 
 /* Chooses a map for samples in[i] (their bits) that are not masked; sets v[i], and low[i] when
- * m->low_bits. before: the samples of the band before, for a difference, or NULL. False without
- * memory. */
+ * m->low_bits. before: the samples of the band before, for a difference, or NULL; room [2 n]. False
+ * without memory. */
 bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint64_t *before,
-                const uint8_t *mask, size_t n, uint32_t *v, uint64_t *low);
+                const uint8_t *mask, size_t n, uint32_t *v, uint64_t *low, uint32_t *room);
 /* Reads or writes the fields. */
 void map_code(map *m, coder *c, nsvq_type type, size_t n);
 /* Bits of n samples for numbers row[i] + mean and raw bits; before: those of the band before. */

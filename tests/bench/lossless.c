@@ -69,6 +69,7 @@ int main(int argc, char **argv)
     enum { BLOCK = LOSSLESS_MAX_SIDE };
     uint8_t *block = malloc(n_bands * BLOCK * BLOCK * bytes),
             *back = malloc(n_bands * BLOCK * BLOCK * bytes);
+    nsvq_scratch *work = nsvq_scratch_create();
     double encode = 0, decode = 0, t;
     size_t size = 0, n_blocks = 0;
     for (size_t y = 0; y < h; y += BLOCK)
@@ -81,12 +82,12 @@ int main(int argc, char **argv)
                     memcpy(block + (b * bh + r) * bw * bytes,
                            px + ((b * h + y + r) * w + x) * bytes, bw * bytes);
             t = now();
-            int rc = lossless_encode(&out, block, &s, has_nodata ? nodata : NULL, effort);
+            int rc = lossless_encode(&out, work, block, &s, has_nodata ? nodata : NULL, effort);
             encode += now() - t;
             if (rc || out.bad) return 1;
             size += out.size;
             t = now();
-            rc = lossless_decode(back, &s, out.p, out.size);
+            rc = lossless_decode(work, back, &s, out.p, out.size);
             decode += now() - t;
             if (rc || memcmp(back, block, n_bands * bh * bw * bytes)) {
                 fprintf(stderr, "%s: block %zu,%zu does not come back (%d)\n", argv[7], x, y, rc);
@@ -95,6 +96,7 @@ int main(int argc, char **argv)
             wr_free(&out);
         }
     printf("%zu %zu %.4f %.4f\n", size, n_blocks, encode, decode);
+    nsvq_scratch_destroy(work);
     free(block);
     free(back);
     free(px);

@@ -15,14 +15,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                         1 + data[2] % 64u, 1 + data[3] % 64u};
     size_t n = (size_t)s.n_bands * s.width * s.height * nsvq_type_bytes(s.type);
     uint8_t *px = malloc(n), *back = malloc(n);
+    nsvq_scratch *work = nsvq_scratch_create();
     wr w = {0};
 
-    if (!px || !back) abort();
-    if (lossless_decode(px, &s, data + HEAD, size - HEAD) == 0) {
-        if (lossless_encode(&w, px, &s, NULL, 0) || w.bad) abort();
-        if (lossless_decode(back, &s, w.p, w.size) || memcmp(px, back, n)) abort();
+    if (!px || !back || !work) abort();
+    if (lossless_decode(work, px, &s, data + HEAD, size - HEAD) == 0) {
+        if (lossless_encode(&w, work, px, &s, NULL, 0) || w.bad) abort();
+        if (lossless_decode(work, back, &s, w.p, w.size) || memcmp(px, back, n)) abort();
     }
     wr_free(&w);
+    nsvq_scratch_destroy(work);
     free(px);
     free(back);
     return 0;

@@ -204,7 +204,9 @@ static void make_lossless(void **state)
             for (uint32_t y = 0; y < s.height; y++)
                 for (uint32_t x = 0; x < s.width; x++, p += bytes) fuzz_put_le(p, lossless_value(i, b, x, y), (int)bytes);
         for (int k = 0; k < 4; k++) wr_le(&w, shapes[i][k] - 1u, 1);
-        assert_int_equal(lossless_encode(&w, px, &s, nodata, 0), 0);
+        nsvq_scratch *work = nsvq_scratch_create();
+        assert_int_equal(lossless_encode(&w, work, px, &s, nodata, 0), 0);
+        nsvq_scratch_destroy(work);
         snprintf(name, sizeof name, "lossless/%d", i);
         put(*state, name, w.p, w.size);
         wr_free(&w);

@@ -509,7 +509,9 @@ static void hostile_blocks(void **state)
 
     // right; every cut; bytes behind the stream; wrong flags
     for (int i = 0; i < 81; i++) rows[i] = (uint8_t)(i * i);
-    assert_int_equal(lossless_encode(&layer, rows, &shape, NULL, 0), 0);
+    nsvq_scratch *work = nsvq_scratch_create();
+    assert_int_equal(lossless_encode(&layer, work, rows, &shape, NULL, 0), 0);
+    nsvq_scratch_destroy(work);
     assert_ok(one_block(exact, 5, PART_EXACT, layer.p, layer.size, &err), err);
     for (size_t n = 0; n < layer.size; n++)
         assert_int_equal(one_block(exact, 5, PART_EXACT, layer.p, n, &err), NSVQ_E_CORRUPT);

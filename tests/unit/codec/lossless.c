@@ -144,6 +144,9 @@ static uint8_t *make(const lossless_shape *s, fill f, size_t *size)
     return px;
 }
 
+/* One for all tests: what earlier blocks have left in it must not matter. */
+static nsvq_scratch *work;
+
 /* Encodes and decodes; returns the size of the stream. */
 static size_t round_trip(const lossless_shape *s, fill f, int effort)
 {
@@ -153,17 +156,17 @@ static size_t round_trip(const lossless_shape *s, fill f, int effort)
     wr w = {0}, again = {0};
 
     assert_non_null(back);
-    assert_int_equal(lossless_encode(&w, px, s, f == FILL_HOLES ? nodata : NULL, effort), 0);
+    assert_int_equal(lossless_encode(&w, work, px, s, f == FILL_HOLES ? nodata : NULL, effort), 0);
     assert_false(w.bad);
     // in a buffer of its own size, so that a sanitizer sees what is read behind it
     uint8_t *exact = malloc(w.size);
     assert_non_null(exact);
     memcpy(exact, w.p, w.size);
     memset(back, 0x55, size);
-    if (lossless_decode(back, s, exact, w.size) || memcmp(back, px, size))
+    if (lossless_decode(work, back, s, exact, w.size) || memcmp(back, px, size))
         fail_msg("type %d, %u x %u x %u, fill %d does not come back", s->type, s->n_bands, s->width,
                  s->height, f);
-    assert_int_equal(lossless_encode(&again, px, s, f == FILL_HOLES ? nodata : NULL, effort), 0);
+    assert_int_equal(lossless_encode(&again, work, px, s, f == FILL_HOLES ? nodata : NULL, effort), 0);
     assert_int_equal(again.size, w.size);
     assert_memory_equal(again.p, w.p, w.size);
     size = w.size;
@@ -238,8 +241,8 @@ static void limits(void **state)
     wr w = {0};
 
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        assert_int_equal(lossless_encode(&w, px, &bad[i], NULL, 0), -1);
-        assert_int_equal(lossless_decode(out, &bad[i], px, sizeof px), -1);
+        assert_int_equal(lossless_encode(&w, work, px, &bad[i], NULL, 0), -1);
+        assert_int_equal(lossless_decode(work, out, &bad[i], px, sizeof px), -1);
     }
     assert_int_equal(w.size, 0);
 }
@@ -255,31 +258,31 @@ static void damage(void **state)
         uint8_t *px = make(&s, f, &size), *back = malloc(size);
         wr w = {0};
         assert_non_null(back);
-        assert_int_equal(lossless_encode(&w, px, &s, NULL, 0), 0);
+        assert_int_equal(lossless_encode(&w, work, px, &s, NULL, 0), 0);
         uint8_t *copy = malloc(w.size + 1);
         assert_non_null(copy);
         for (size_t n = 0; n < w.size; n++) {
             uint8_t *part = malloc(n + !n);
             memcpy(part, w.p, n);
-            assert_int_equal(lossless_decode(back, &s, part, n), -1);
+            assert_int_equal(lossless_decode(work, back, &s, part, n), -1);
             free(part);
         }
         memcpy(copy, w.p, w.size);
         copy[w.size] = 0;
-        assert_int_equal(lossless_decode(back, &s, copy, w.size + 1), -1);
+        assert_int_equal(lossless_decode(work, back, &s, copy, w.size + 1), -1);
         for (int i = 0; i < 2000; i++) {
             memcpy(copy, w.p, w.size);
             for (int n = test_range(&r, 1, 3); n > 0; n--)
                 copy[test_rand(&r) % (i % 2 || w.size < 60 ? w.size : 60)] ^=
                     (uint8_t)(1 << test_range(&r, 0, 7));
-            lossless_decode(back, &s, copy, w.size);
+            lossless_decode(work, back, &s, copy, w.size);
         }
         for (int i = 0; i < 300; i++) {
             for (size_t n = 0; n < w.size; n++) copy[n] = (uint8_t)test_rand(&r);
             copy[0] = (uint8_t)test_range(&r, 0, 9);
             for (int l = 0; l < 4 && (size_t)(4 * l + 4) < w.size; l++)
                 copy[1 + 4 * l + 3] |= 1; // states that open
-            lossless_decode(back, &s, copy, w.size);
+            lossless_decode(work, back, &s, copy, w.size);
         }
         free(copy);
         free(back);
@@ -294,5 +297,8 @@ int main(void)
                                        cmocka_unit_test(large_blocks), cmocka_unit_test(sizes),
                                        cmocka_unit_test(limits),       cmocka_unit_test(damage)};
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    if (!(work = nsvq_scratch_create())) return 1;
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    nsvq_scratch_destroy(work);
+    return failed;
 }

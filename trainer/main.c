@@ -24,8 +24,8 @@ static const char usage_text[] =
     "  --body N          residual blocks of the synthesis at the latents' scale, 1 to 16, instead of the preset's\n"
     "  --resume FILE     go on from a checkpoint: without --steps and --minutes with the run that it was\n"
     "                    saved in, exactly as if that had not been cut short\n"
-    "  --init MODEL      start from a model file that holds master weights; hyper: with --preset it grows to\n"
-    "                    that shape, by residual blocks that change nothing yet\n"
+    "  --init MODEL      start from a model file that holds master weights; hyper: with --preset it takes\n"
+    "                    that shape, by residual blocks that change nothing yet, or without the last ones\n"
     "  --name NAME       name written into the model (default: trained)\n"
     "  --batch N         patches a step (default 8)\n"
     "  --patch N         pixels per side of a patch, a multiple of 64 (default 256)\n"
@@ -188,8 +188,8 @@ static int run_training(const train_options *o, const preset *p)
         dataset_free(&d);
         return 3;
     }
-    if (o->grow && model_grow(&m, p)) {
-        fprintf(stderr, "nsvq-train: --preset %s: %s cannot grow to this shape\n", o->preset, o->init);
+    if (o->reshape && model_reshape(&m, p)) {
+        fprintf(stderr, "nsvq-train: --preset %s: %s cannot take this shape\n", o->preset, o->init);
         model_free(&m);
         dataset_free(&d);
         return 2;
@@ -287,10 +287,10 @@ int main(int argc, char **argv)
     const int hyper_wanted = !strcmp(family, "hyper");
     preset p;
     if (!hyper_wanted && strcmp(family, "vq")) return usage("--family: vq or hyper");
-    o.grow = o.init && o.preset;
+    o.reshape = o.init && o.preset;
     if (!o.preset) o.preset = hyper_wanted ? "hyper16" : "standard";
     if (preset_find(o.preset, &p)) return usage("--preset: unknown name");
-    if (body && (o.resume || (o.init && !o.grow))) return usage("--body: the model has its shape already");
+    if (body && (o.resume || (o.init && !o.reshape))) return usage("--body: the model has its shape already");
     if (body) p.n_body = body;
     if (family_given && hyper_wanted != (p.family == NSVQ_FAMILY_HYPER))
         return usage("--preset: of another family");

@@ -188,7 +188,7 @@ void model_build(model *m, const preset *p)
     }
 }
 
-/* ---- growing ---- */
+/* ---- another shape ---- */
 
 #define MAX_RUNS 7
 
@@ -222,43 +222,42 @@ static void new_layer(model *m, const layer *l, uint64_t *rng)
         m->st.p[l->w + i] = random_normal(rng) / (float)l->k;
 }
 
-static void grow_net(model *to, const model *from, int which, uint64_t *rng)
+/* Residual blocks that are more come last and do nothing yet; the last ones of those that are fewer are lost. */
+static void reshape_net(model *to, const model *from, int which, uint64_t *rng)
 {
     const layer *a = model_net(to, which)->l, *b = model_net(from, which)->l;
-    int large[MAX_RUNS], small[MAX_RUNS];
-    runs_of(&to->pre, which, large);
-    runs_of(&from->pre, which, small);
-    for (int r = 0; r < MAX_RUNS; r++)
-        for (int i = 0; i < large[r]; i++, a++) {
-            if (i < small[r]) copy_layer(to, a, from, b++);
+    int now[MAX_RUNS], before[MAX_RUNS];
+    runs_of(&to->pre, which, now);
+    runs_of(&from->pre, which, before);
+    for (int r = 0; r < MAX_RUNS; b += before[r++])
+        for (int i = 0; i < now[r]; i++, a++) {
+            if (i < before[r]) copy_layer(to, a, from, b + i);
             else new_layer(to, a, rng);
         }
 }
 
-int model_grow(model *m, const preset *p)
+int model_reshape(model *m, const preset *p)
 {
     const preset *old = &m->pre;
     preset same = *p;
     uint64_t rng = 1;
-    model grown;
+    model next;
     memcpy(same.name, old->name, sizeof same.name);
     same.n4 = old->n4;
     same.n8 = old->n8;
     same.n16 = old->n16;
     same.n_body = old->n_body;
     same.n_render = old->n_render;
-    if (!is_hyper(m) || memcmp(&same, old, sizeof same) != 0 || p->n4 < old->n4 || p->n8 < old->n8 ||
-        p->n16 < old->n16 || p->n_body < old->n_body || p->n_render < old->n_render)
-        return -1;
-    model_build(&grown, p);
-    grow_net(&grown, m, NET_ANALYSIS, &rng);
-    grow_net(&grown, m, NET_SYNTHESIS, &rng);
-    const size_t at = grown.h.ha.l[0].w, from = m->h.ha.l[0].w; /* the rest of the store */
-    memcpy(grown.st.p + at, m->st.p + from, (grown.st.n - at) * sizeof(float));
-    grown.trained_minutes = m->trained_minutes;
-    grown.trained_mpixel = m->trained_mpixel;
+    if (!is_hyper(m) || memcmp(&same, old, sizeof same) != 0) return -1;
+    model_build(&next, p);
+    reshape_net(&next, m, NET_ANALYSIS, &rng);
+    reshape_net(&next, m, NET_SYNTHESIS, &rng);
+    const size_t at = next.h.ha.l[0].w, from = m->h.ha.l[0].w; /* the rest of the store */
+    memcpy(next.st.p + at, m->st.p + from, (next.st.n - at) * sizeof(float));
+    next.trained_minutes = m->trained_minutes;
+    next.trained_mpixel = m->trained_mpixel;
     model_free(m);
-    *m = grown;
+    *m = next;
     return 0;
 }
 

@@ -66,7 +66,7 @@ typedef struct train_options {
     float  qat;    /* share of the run, at its end, that is quantisation-aware */
     float  low, high; /* range of qualities; 0: the family's */
     float  ms_ssim;   /* hyper: share of the distortion that MS-SSIM is, the rest being squared error */
-    int    grow;      /* the model of init gets the preset's shape */
+    int    reshape;   /* the model of init gets the preset's shape */
     int    trellis;   /* hyper: the model that is written has dependent quantisation */
     int    cuda;      /* hyper: on a GPU until the quantisation-aware part, which is the CPU's */
     double save;      /* minutes between checkpoints; 0: 5 */
@@ -84,9 +84,9 @@ int  preset_find(const char *name, preset *out);
 /* For those that a file holds: sizes that model_build takes, seed channels that exist. */
 int  preset_valid(const preset *p, const int *seed_channel);
 void model_build(model *m, const preset *p);
-/* To p's shape, which has more residual blocks or as many: new ones pass on what they get, so that the model
- * computes what it did before. 0; or -1, m as it was: vq, or p differs in another number or has fewer. */
-int  model_grow(model *m, const preset *p);
+/* To p's shape, which has other numbers of residual blocks: new ones come last and pass on what they get, so that
+ * the model computes what it did before; of fewer the first stay. 0; or -1, m as it was: vq, or p differs in more. */
+int  model_reshape(model *m, const preset *p);
 void model_free(model *m);
 /* Random weights, then principal components, least squares and (vq) k-means from the data. */
 void model_start(model *m, const dataset *d, int quiet);

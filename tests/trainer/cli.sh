@@ -144,7 +144,7 @@ says '--trellis: for the hyper family' err
 expect 2 --data scenes --init h.nsvqm --body 3 --steps 1
 says '--body: the model has its shape already' err
 expect 2 --data scenes --init h.nsvqm --preset hyper16 --steps 1 --batch 1 --patch 64 --out bad.nsvqm
-says '--preset hyper16: h.nsvqm cannot grow to this shape' err
+says '--preset hyper16: h.nsvqm cannot take this shape' err
 
 # ---- --device cuda, up to the quantisation-aware part
 

@@ -282,26 +282,20 @@ static int find_ways(block *k, map *m, int effort, int ways[N_WAYS])
     return n;
 }
 
-/* Writes the band in a way as a trial; returns about what it costs. Of a large one the first quarter stands for
- * all. 0 without memory. */
+/* Writes the band in a way as a trial; returns about what it costs. Of a large one a quarter stands for all. 0 without
+ * memory. */
 static uint64_t try_way(block *k, map *m, int way, bool large, int effort)
 {
     coder *c = &k->b.c;
-    uint32_t height = k->b.h;
-    int32_t below[LOSSLESS_MAX_SIDE + 2 * MARGIN];
-    int32_t *row = k->b.sample[0] + (ptrdiff_t)(height / 4) * k->b.stride - MARGIN;
-    size_t bytes = (size_t)k->b.stride * sizeof *row;
 
     if (!prepare(k, m, way)) return 0;
     write_map(k, m);
     uint64_t head = coder_cost(c, &k->mark);
-    if (!large) return write_samples(k, m, way & WAY_REPEATS, effort) ? coder_cost(c, &k->mark) : 0;
-    memcpy(below, row, bytes); // the row below the last gets a copy of that
-    k->b.h = height / 4;
+    k->b.sparse = large;
     bool ok = write_samples(k, m, way & WAY_REPEATS, effort);
-    k->b.h = height;
-    memcpy(row, below, bytes);
-    return ok ? head + 4 * (coder_cost(c, &k->mark) - head) : 0;
+    k->b.sparse = false;
+    uint64_t rest = coder_cost(c, &k->mark) - head;
+    return ok ? head + (large ? 4 * rest : rest) : 0;
 }
 
 /* Writes the band in the cheapest way. */

@@ -17,7 +17,7 @@ typedef struct lossless_shape {
 
 /* Appends to w. planes: [n_bands][height][width], dense, in the host's byte order, any alignment.
  * nodata: one sample, or NULL; a hint only. effort 1 .. 9, 0: the default (7). The bytes depend on
- * the arguments alone. Without memory w->bad is set. -1: a shape beyond the limits. */
+ * the arguments alone. Without memory w->bad is set. -1: a shape beyond the limits. work: what it holds is lost. */
 int lossless_encode(wr *w, nsvq_scratch *work, const void *planes, const lossless_shape *s, const void *nodata,
                     int effort);
 /* 0, -1 corrupt (planes are undefined then), -2 without memory. Any bytes are safe. */

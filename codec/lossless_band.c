@@ -336,6 +336,7 @@ static void code_samples(bands *b)
 
     for (uint32_t y = 0; y < b->h && !b->c.bad; y++) {
         const uint8_t *mask = b->mask ? b->mask + (size_t)y * b->w : NULL;
+        if (b->sparse && y / CELL % 4) continue;
         predict_row(b, wide, false, y);
         scale_row(b, y);
         if (writing)

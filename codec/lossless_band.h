@@ -47,6 +47,7 @@ typedef struct bands {
     int32_t most[N_RING];              /* greatest magnitude of samples, of each band as above */
     fit f;
     nsvq_scratch *work;  /* writer */
+    bool sparse;         /* writer, in a trial: only every fourth row of cells is coded */
     int32_t *sums;      /* [w] */
     int64_t *wide_sums; /* [w] */
     uint32_t *scale;    /* [w] */
@@ -72,6 +73,7 @@ bool bands_need_wide(const bands *b);
 void mask_code(coder *c, uint8_t *mask, const uint8_t *before, uint32_t w, uint32_t h);
 
 #define SETS_MIN 16384 /* samples of a band that may get several sets */
+_Static_assert(SETS_MIN / 512 >= 2 * CELL, "the first cell of several sets is whole");
 
 /* lossless_fit.c: sets f and cell for sample[0]. effort 1 .. 3: one set; 8 and 9: longer looks at
  * several. False without memory. */

@@ -9,7 +9,7 @@
 #include "engine.h"
 
 /* At least `bytes` bytes, 64-byte aligned, of undefined content; what was got before by the same
- * function is lost. A network's run gets, who runs networks keeps. NULL without memory. */
+ * function is lost. A network's run and the fit of the lossless layer get, who calls them keeps. NULL without memory. */
 void *scratch_get(nsvq_scratch *s, size_t bytes);
 void *scratch_keep(nsvq_scratch *s, size_t bytes);
 

@@ -310,10 +310,22 @@ figures validate(const model *m, const formats *exact, const dataset *d, float q
 
 /* ---- the loop ---- */
 
-static volatile sig_atomic_t interrupted;
-static void on_signal(int s)
+/* No handler: in oneDNN's products rsp lies in a heap buffer, and the kernel would write the handler's frame below
+ * it. Signals stay pending in every thread. */
+static void hold_signals(void)
 {
-    interrupted = 1;
+    sigset_t s;
+    sigemptyset(&s);
+    sigaddset(&s, SIGINT);
+    sigaddset(&s, SIGTERM);
+#pragma omp parallel
+    pthread_sigmask(SIG_BLOCK, &s, NULL); /* later threads inherit it */
+}
+
+static int interrupted(void)
+{
+    sigset_t s;
+    return sigpending(&s) == 0 && (sigismember(&s, SIGINT) > 0 || sigismember(&s, SIGTERM) > 0);
 }
 
 /* Of one segment. keep: share of the average; scale: of the gradient. */
@@ -614,6 +626,7 @@ int train(model *m, const dataset *d, const train_options *o)
     worker *w = calloc((size_t)nt, sizeof *w);
     FILE *log = o->log ? fopen(o->log, "a") : NULL;
     qat qt;
+    hold_signals();
     omp_set_num_threads(nt);
     for (int i = 0; i < nt; i++) worker_init(&w[i], m, m->run.patch);
     if (is_hyper(m) && m->h.column[0] == 0.f) measure_columns(m, d);
@@ -621,9 +634,7 @@ int train(model *m, const dataset *d, const train_options *o)
     if (w->sums) memcpy(w->sums->spare, m->q.spare, sizeof(float) * n_spare(m));
     if (aware) qat_init(&qt, m, &m->f);
     if (o->cuda && !aware && run_done(m) < 1 - m->run.qat) bad = enter_gpu(&acc, m, d);
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
-    while (!bad && !interrupted && !(o->stop && m->step - m->run.first >= o->stop)) {
+    while (!bad && !interrupted() && !(o->stop && m->step - m->run.first >= o->stop)) {
         m->run.used = used + (now() - start) / 60;
         const double done = run_done(m);
         if (!(done < 1)) break;

@@ -231,6 +231,29 @@ static void sizes(void **state)
     assert_in_range(round_trip(&s, FILL_NOISE, 0), 64 * 64 * 8, 64 * 64 * 8 + 800);
 }
 
+/* A scene with an empty collar on top is coded in the way that its pixels want: 8 x 8 alike here. */
+static void collars(void **state)
+{
+    enum { SIDE = 256, CELLS = SIDE / 8 };
+    static const lossless_shape s = {NSVQ_TYPE_U8, 1, SIDE, SIDE};
+    uint8_t *px = calloc(SIDE, SIDE), cell[CELLS * CELLS];
+    size_t size[2];
+    test_rng r = {11};
+
+    assert_non_null(px);
+    for (int i = 0; i < CELLS * CELLS; i++) cell[i] = (uint8_t)test_rand(&r);
+    for (int collar = 0; collar < 2; collar++) {
+        wr w = {0};
+        for (int i = 0; i < SIDE * SIDE; i++)
+            px[i] = collar && i < SIDE * SIDE / 4 ? 0 : cell[i / SIDE / 8 * CELLS + i % SIDE / 8];
+        assert_int_equal(lossless_encode(&w, work, px, &s, NULL, 0), 0);
+        size[collar] = w.size;
+        wr_free(&w);
+    }
+    assert_in_range(size[1], size[0] / 2, size[0]);
+    free(px);
+}
+
 static void limits(void **state)
 {
     static const lossless_shape bad[] = {
@@ -295,7 +318,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(small_shapes), cmocka_unit_test(many_bands),
                                        cmocka_unit_test(large_blocks), cmocka_unit_test(sizes),
-                                       cmocka_unit_test(limits),       cmocka_unit_test(damage)};
+                                       cmocka_unit_test(limits),       cmocka_unit_test(damage),
+                                       cmocka_unit_test(collars)};
 
     if (!(work = nsvq_scratch_create())) return 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

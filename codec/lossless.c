@@ -282,8 +282,8 @@ static int find_ways(block *k, map *m, int effort, int ways[N_WAYS])
     return n;
 }
 
-/* Writes the band in a way as a trial; returns about what it costs. Of a large one a quarter stands for all. 0 without
- * memory. */
+/* Writes the band in a way as a trial; returns about what it costs. Of a large one a quarter, by a quick fit, stands for
+ * all. 0 without memory. */
 static uint64_t try_way(block *k, map *m, int way, bool large, int effort)
 {
     coder *c = &k->b.c;
@@ -292,7 +292,7 @@ static uint64_t try_way(block *k, map *m, int way, bool large, int effort)
     write_map(k, m);
     uint64_t head = coder_cost(c, &k->mark);
     k->b.sparse = large;
-    bool ok = write_samples(k, m, way & WAY_REPEATS, effort);
+    bool ok = write_samples(k, m, way & WAY_REPEATS, large ? 1 : effort);
     k->b.sparse = false;
     uint64_t rest = coder_cost(c, &k->mark) - head;
     return ok ? head + (large ? 4 * rest : rest) : 0;
@@ -311,7 +311,7 @@ static bool write_best(block *k, int effort)
     coder_set_mark(&k->mark, c);
     for (int i = 0; ok && n > 1 && i < n; i++) {
         if (i) coder_go_back(c, &k->mark);
-        uint64_t cost = try_way(k, &m, ways[i], large, large ? 1 : effort);
+        uint64_t cost = try_way(k, &m, ways[i], large, effort);
         ok = cost > 0;
         written = ways[i];
         second = cost < least ? least : cost < second ? cost : second;

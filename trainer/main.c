@@ -167,7 +167,7 @@ static int can_write(const char *file)
     return 1;
 }
 
-/* p: the shape of a new model, or what a model grows to. */
+/* p: the shape of a new model, or the one that init's takes. */
 static int run_training(const train_options *o, const preset *p)
 {
     dataset d;

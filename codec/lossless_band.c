@@ -159,11 +159,12 @@ void bands_predict_row(const bands *b, bool wide, uint32_t y)
     predict_row(b, wide, true, y);
 }
 
-/* Can sums leave 32 bits? */
+/* Can sums leave 32 bits, or magnitudes 16? */
 bool bands_need_wide(const bands *b)
 {
     int64_t most = 0;
 
+    if (((int64_t)b->high - b->low) >> b->f.shift > UINT16_MAX) return true;
     for (uint32_t i = 0; i < b->n_ring; i++) most = b->most[i] > most ? b->most[i] : most;
     for (uint32_t s = 0; s < b->f.n_sets; s++) {
         int64_t sum = 0;
@@ -188,8 +189,9 @@ CLONES static void scale_row(const bands *b, uint32_t y)
     uint32_t k0 = k[0], k2 = k[2], k3 = k[3], k4 = k[4], k6 = k[6], k7 = k[7], k8 = k[8], k9 = k[9];
     uint32_t ka = k[10], kb = k[11], kc = k[12];
     const uint16_t *q0 = q - b->stride, *q1 = q + b->stride;
+    ptrdiff_t w = b->w;
 
-    for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++)
+    for (ptrdiff_t x = 0; x < w; x++)
         out[x] = k0 + k2 * up[x] + k3 * up[x + 1] + k4 * up[x - 1] + k6 * up2[x] + k7 * p[x] +
                  (k8 * ((uint32_t)p[x - 1] + p[x + 1] + above[x] + below[x]) >> 2) + k9 * q[x] +
                  (ka * ((uint32_t)up[x - 2] + up[x + 2]) >> 1) +
@@ -258,6 +260,11 @@ code_repeat(bands *b, reader *r, int32_t *row, const int32_t *before, ptrdiff_t 
 
 /* ---- samples ---- */
 
+static inline int32_t clamp(int64_t v, int32_t low, int32_t high)
+{
+    return (int32_t)(v < low ? low : v > high ? high : v);
+}
+
 static inline __attribute__((always_inline)) void
 code_row(bands *b, uint32_t y, bool writing, bool wide, const uint8_t *mask, bool repeats)
 {
@@ -266,8 +273,8 @@ code_row(bands *b, uint32_t y, bool writing, bool wide, const uint8_t *mask, boo
     const int32_t *before = b->sample[1] + (ptrdiff_t)y * b->stride;
     uint16_t *magnitude = b->magnitude[0] + (ptrdiff_t)y * b->stride;
     const uint8_t *sets = b->cell + (size_t)(y / CELL) * b->cells_x;
-    uint32_t k1 = b->f.scale[1], k5 = b->f.scale[5], m1, m2, bad = 0;
-    int64_t low = b->low, high = b->high, s1, s2;
+    uint32_t k1 = b->f.scale[1], k5 = b->f.scale[5], m1, m2;
+    int32_t low = b->low, high = b->high, s1, s2;
     unsigned shift = b->f.shift;
     reader r = c->r;
     int i1 = b->f.count[0] > 0 ? 0 : -1, i2 = b->f.count[0] > 4 ? 4 : -1;
@@ -279,24 +286,22 @@ code_row(bands *b, uint32_t y, bool writing, bool wide, const uint8_t *mask, boo
     m2 = magnitude[-2];
     for (uint32_t x0 = 0; x0 < b->w; x0 += CELL) {
         const int32_t *coef = b->f.coef[sets[x0 / CELL]];
-        int64_t c1 = i1 < 0 ? 0 : coef[i1], c2 = i2 < 0 ? 0 : coef[i2];
+        int32_t c1 = i1 < 0 ? 0 : coef[i1], c2 = i2 < 0 ? 0 : coef[i2];
         uint32_t x1 = x0 + CELL < b->w ? x0 + CELL : b->w;
         for (uint32_t x = x0; x < x1; x++) {
-            int64_t p = (wide ? b->wide_sums[x] : b->sums[x]) + c1 * s1 + c2 * s2;
-            bool flip = !(p >> (COEF_BITS - 1) & 1);
+            int64_t sum = wide ? b->wide_sums[x] + (int64_t)c1 * s1 + (int64_t)c2 * s2
+                               : b->sums[x] + c1 * s1 + c2 * s2;
+            int32_t p = clamp(sum >> COEF_BITS, low, high);
+            uint32_t turn = (uint32_t)(sum >> (COEF_BITS - 1) & 1) - 1; // all bits: the sign turns
             unsigned class = class_of(b->scale[x] + k1 * m1 + k5 * m2);
-            p >>= COEF_BITS;
-            p = p < low ? low : p > high ? high : p;
-            int k = (int)(class >> 2) - 5 + (int)shift;
-            k = k < 0 ? 0 : k > 28 ? 28 : k;
+            unsigned k = b->cut[class];
             model *m = &c->residual[class];
-            int32_t e;
             s2 = s1;
             m2 = m1;
             if (mask && mask[x]) {
                 s1 = row[(ptrdiff_t)x - 1];
                 m1 = 0;
-                row[x] = (int32_t)s1;
+                row[x] = s1;
                 magnitude[x] = 0;
                 continue;
             }
@@ -307,33 +312,48 @@ code_row(bands *b, uint32_t y, bool writing, bool wide, const uint8_t *mask, boo
                 magnitude[x] = (uint16_t)m1;
                 continue;
             }
+            uint32_t e;
             if (writing) {
-                e = (int32_t)(row[x] - p);
-                put_value(c, m, (unsigned)k, flip ? -e : e);
+                e = (uint32_t)row[x] - (uint32_t)p;
+                put_value(c, m, k, (int32_t)((e ^ turn) - turn));
             } else {
-                e = get_value(&r, m, (unsigned)k);
-                uint32_t v = (uint32_t)p + (flip ? 0 - (uint32_t)e : (uint32_t)e);
-                e = (int32_t)(v - (uint32_t)p);
-                row[x] = (int32_t)v;
-                bad |= v - (uint32_t)low > (uint32_t)(high - low);
+                e = (uint32_t)get_value(&r, m, k);
+                row[x] = (int32_t)((uint32_t)p + ((e ^ turn) - turn));
             }
-            uint32_t a = (e < 0 ? 0 - (uint32_t)e : (uint32_t)e) >> shift;
             s1 = row[x];
-            m1 = a < 65535 ? a : 65535;
+            m1 = ((e ^ (0 - (e >> 31))) + (e >> 31)) >> shift;
+            if (wide) m1 = m1 < 65535 ? m1 : 65535;
             magnitude[x] = (uint16_t)m1;
         }
     }
     c->r = r;
-    if (bad) c->bad = true;
     close_row(b, row, y);
     close_magnitudes(b, magnitude, y);
     check_read(c);
 }
 
-static void code_samples(bands *b)
+/* A damaged stream may give samples outside of the range. */
+CLONES static bool row_in_range(const bands *b, uint32_t y)
+{
+    const int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
+    int32_t low = b->low, high = b->high, least = low, most = high;
+    uint32_t w = b->w;
+
+    for (uint32_t x = 0; x < w; x++) {
+        least = row[x] < least ? row[x] : least;
+        most = row[x] > most ? row[x] : most;
+    }
+    return least == low && most == high;
+}
+
+CLONES static void code_samples(bands *b)
 {
     bool wide = bands_need_wide(b), writing = b->c.writing;
 
+    for (int i = 0; i < N_CLASSES; i++) {
+        int k = i / 4 - 5 + b->f.shift;
+        b->cut[i] = (uint8_t)(k < 0 ? 0 : k > 28 ? 28 : k);
+    }
     for (uint32_t y = 0; y < b->h && !b->c.bad; y++) {
         const uint8_t *mask = b->mask ? b->mask + (size_t)y * b->w : NULL;
         if (b->sparse && y / CELL % 4) continue;
@@ -345,6 +365,7 @@ static void code_samples(bands *b)
             code_row(b, y, false, wide, mask, b->repeats);
         else
             code_row(b, y, false, false, NULL, false);
+        if (!writing && !row_in_range(b, y)) b->c.bad = true;
     }
 }
 

@@ -46,6 +46,7 @@ typedef struct bands {
     int32_t low, high;                 /* what samples are */
     int32_t most[N_RING];              /* greatest magnitude of samples, of each band as above */
     fit f;
+    uint8_t cut[N_CLASSES]; /* low bits of a residual of each class */
     nsvq_scratch *work;  /* writer */
     bool sparse;         /* writer, in a trial: only every fourth row of cells is coded */
     int32_t *sums;      /* [w] */

@@ -12,9 +12,9 @@
 #endif
 
 /* Loops that gain by wider vectors; the results are the same. */
-#if defined __x86_64__ && defined __GNUC__ && !defined __clang__ && defined __linux__ &&           \
+#if defined __x86_64__ && defined __GNUC__ && __GNUC__ >= 12 && !defined __clang__ && defined __linux__ &&           \
     !defined __SANITIZE_ADDRESS__
-#define CLONES __attribute__((target_clones("avx2", "default")))
+#define CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else
 #define CLONES
 #endif
@@ -183,7 +183,7 @@ static inline unsigned find_symbol(const model *m, uint32_t slot)
     __m128i b = _mm_packs_epi16(_mm_cmpgt_epi16(p[2], s), _mm_cmpgt_epi16(p[3], s));
     uint32_t after = (uint32_t)_mm_movemask_epi8(a) | (uint32_t)_mm_movemask_epi8(b) << 16;
 
-    return after ? (unsigned)__builtin_ctz(after) - 1 : N_SYMBOLS - 1;
+    return (unsigned)__builtin_ctzll(after | UINT64_C(1) << N_SYMBOLS) - 1;
 #else
     unsigned symbol = 0;
 
@@ -225,23 +225,25 @@ static inline void put_value(coder *c, model *m, unsigned k, int32_t v)
 
 static inline int32_t get_value(reader *r, model *m, unsigned k)
 {
-    unsigned symbol = get_symbol(r, m), bin = symbol >= 16 ? symbol - 16 : 15 - symbol;
-    uint32_t a, sign = symbol >= 16 ? 0 : UINT32_MAX;
+    unsigned symbol = get_symbol(r, m);
+    uint64_t bits = peek_bits(r);
 
-    if (!k && symbol - 6 < 20) return (int32_t)symbol - 16; // the most frequent ones: no bits follow
-
-    if (bin < BIN_REST) {
-        unsigned n = bin_bits[bin];
-        uint64_t v = peek_bits(r);
-        r->bit += n + k;
-        a = bin_base[bin] + (uint32_t)(v & ((1u << n) - 1));
-        return (int32_t)(((a ^ sign) << k) | ((uint32_t)(v >> n) & ((1u << k) - 1)));
+    if (symbol - 6 < 20) { // most: the symbol says all but the low bits
+        r->bit += k;
+        return (int32_t)(((symbol - 16) << k) | ((uint32_t)bits & ((1u << k) - 1)));
     }
-    uint32_t v = (uint32_t)peek_bits(r);
-    unsigned n = v ? (unsigned)__builtin_ctz(v) : 31;
-    r->bit += n + 1;
-    a = bin_base[BIN_REST] + ((get_bits(r, n) | 1u << n) - 1);
-    return (int32_t)(((a ^ sign) << k) | get_bits(r, k));
+    uint32_t sign = symbol < 16 ? UINT32_MAX : 0, bin = (symbol - 16) ^ sign, a;
+    unsigned n = bin_bits[bin];
+    if (bin == BIN_REST) {
+        n = (uint32_t)bits ? (unsigned)__builtin_ctz((uint32_t)bits) : 31;
+        r->bit += n + 1;
+        bits = peek_bits(r);
+        a = bin_base[BIN_REST] + (((uint32_t)bits & ((1u << n) - 1)) | 1u << n) - 1;
+    } else {
+        a = bin_base[bin] + ((uint32_t)bits & ((1u << n) - 1));
+    }
+    r->bit += n + k;
+    return (int32_t)(((a ^ sign) << k) | ((uint32_t)(bits >> n) & ((1u << k) - 1)));
 }
 
 /* Writes v, or returns what is read: outside of low .. high the stream is bad and low is returned.

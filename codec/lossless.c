@@ -168,40 +168,45 @@ static bool find_special(const block *k, const void *nodata, uint64_t *special)
 
 /* Samples of the band into b, masked ones as the one to the left, in the first column as that
  * above. */
-static void place_samples(block *k, const map *m)
+CLONES static void place_samples(block *k, const map *m)
 {
     bands *b = &k->b;
+    uint32_t w = b->w, mean = m->mean;
 
     for (uint32_t y = 0; y < b->h; y++) {
-        int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
-        for (uint32_t x = 0; x < b->w; x++) {
-            size_t i = (size_t)y * b->w + x;
-            row[x] = b->mask && b->mask[i] ? x ? row[x - 1] : *(row - b->stride)
-                                           : (int32_t)(k->v[i] - m->mean);
-        }
+        int32_t *restrict row = b->sample[0] + (ptrdiff_t)y * b->stride;
+        const uint32_t *v = k->v + (size_t)y * w;
+        const uint8_t *mask = b->mask ? b->mask + (size_t)y * w : NULL;
+        for (uint32_t x = 0; x < w; x++) row[x] = (int32_t)(v[x] - mean);
+        for (uint32_t x = 0; mask && x < w; x++)
+            if (mask[x]) row[x] = x ? row[x - 1] : *(row - b->stride);
         close_row(b, row, y);
     }
 }
 
 /* Marks what need not be predicted. True when samples repeat a neighbour more often than noise
  * does. */
-static bool mark_repeats(block *k)
+CLONES static bool mark_repeats(block *k)
 {
     static const uint8_t none[LOSSLESS_MAX_SIDE];
     const bands *b = &k->b;
     size_t same = 0, near = 0;
+    ptrdiff_t w = b->w;
 
     for (uint32_t y = 0; y < b->h; y++) {
         const int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride, *up = row - b->stride;
         const uint8_t *mask = b->mask ? b->mask + (size_t)y * b->w : none;
-        uint8_t *skip = k->skip + (size_t)y * b->w;
+        uint8_t *restrict skip = k->skip + (size_t)y * b->w;
+        uint32_t row_same = 0, row_near = 0;
         skip[0] = (mask[0] != 0) | (row[0] == up[0]);
-        for (uint32_t x = 1; x < b->w; x++) {
+        for (ptrdiff_t x = 1; x < w; x++) {
             uint32_t left = (uint32_t)row[x] - (uint32_t)row[x - 1];
             skip[x] = (mask[x] != 0) | (row[x] == up[x]) | !left;
-            same += !mask[x] & !left;
-            near += !mask[x] & (left + 1 <= 2) & (left != 0);
+            row_same += !mask[x] & !left;
+            row_near += !mask[x] & (left + 1 <= 2) & (left != 0);
         }
+        same += row_same;
+        near += row_near;
     }
     return 4 * same > 3 * near;
 }

@@ -103,60 +103,71 @@ static bool is_serial(const tap *t)
     return !t->back && !t->dy;
 }
 
-/* What the samples of other rows and bands add to the prediction of n samples from x0 on. */
-CLONES static void add_taps(const bands *b, const int32_t *coef, bool serial, uint32_t y,
-                            uint32_t x0, uint32_t n)
+typedef uint32_t eight __attribute__((vector_size(32)));
+typedef eight eight_at __attribute__((aligned(4), may_alias));
+
+/* What the samples of other rows and bands, and of this row if `serial`, add up to for each sample of row y, before
+ * they are divided. */
+CLONES static void predict_row(const bands *b, bool serial, uint32_t y)
 {
     const fit *f = &b->f;
-    int32_t *restrict sums = b->sums + x0;
+    const uint8_t *sets = b->cell + (size_t)(y / CELL) * b->cells_x;
+    const int32_t *from[MAX_TAPS];
+    int tap_of[MAX_TAPS], n = 0;
 
     for (int t = 0; t < f->n_taps; t++) {
         const tap *p = &f->taps[t];
         if (!serial && is_serial(p)) continue;
-        const int32_t *s = b->sample[p->back] + ((ptrdiff_t)y + p->dy) * b->stride + p->dx + x0;
-        uint32_t c = (uint32_t)coef[t];
-        for (uint32_t x = 0; x < n; x++)
-            sums[x] = (int32_t)((uint32_t)sums[x] + c * (uint32_t)s[x]);
+        tap_of[n] = t;
+        from[n++] = b->sample[p->back] + ((ptrdiff_t)y + p->dy) * b->stride + p->dx;
+    }
+    for (uint32_t x0 = 0; x0 < b->w; x0 += CELL) {
+        uint32_t set = sets[x0 / CELL], bias = (uint32_t)f->bias[set] + (1 << (COEF_BITS - 1));
+        if (x0 + CELL <= b->w) {
+            eight left = {0}, right = {0};
+            left += bias;
+            right += bias;
+            for (int i = 0; i < n; i++) {
+                const eight_at *s = (const eight_at *)(from[i] + x0);
+                uint32_t c = (uint32_t)f->coef[set][tap_of[i]];
+                left += s[0] * c;
+                right += s[1] * c;
+            }
+            ((eight_at *)(b->sums + x0))[0] = left;
+            ((eight_at *)(b->sums + x0))[1] = right;
+            continue;
+        }
+        for (uint32_t x = x0; x < b->w; x++) {
+            uint32_t sum = bias;
+            for (int i = 0; i < n; i++)
+                sum += (uint32_t)f->coef[set][tap_of[i]] * (uint32_t)from[i][x];
+            b->sums[x] = (int32_t)sum;
+        }
     }
 }
 
-CLONES static void add_taps_wide(const bands *b, const int32_t *coef, bool serial, uint32_t y,
-                                 uint32_t x0, uint32_t n)
+CLONES static void predict_row_wide(const bands *b, bool serial, uint32_t y)
 {
     const fit *f = &b->f;
-    int64_t *restrict sums = b->wide_sums + x0;
-
-    for (int t = 0; t < f->n_taps; t++) {
-        const tap *p = &f->taps[t];
-        if (!serial && is_serial(p)) continue;
-        const int32_t *s = b->sample[p->back] + ((ptrdiff_t)y + p->dy) * b->stride + p->dx + x0;
-        int64_t c = coef[t];
-        for (uint32_t x = 0; x < n; x++) sums[x] += c * s[x];
-    }
-}
-
-static void predict_row(const bands *b, bool wide, bool serial, uint32_t y)
-{
     const uint8_t *sets = b->cell + (size_t)(y / CELL) * b->cells_x;
 
-    for (uint32_t x0 = 0, x1; x0 < b->w; x0 = x1) {
-        uint32_t set = sets[x0 / CELL];
-        for (x1 = x0 + CELL; x1 < b->w && sets[x1 / CELL] == set;) x1 += CELL;
-        if (x1 > b->w) x1 = b->w;
-        int32_t bias = b->f.bias[set] + (1 << (COEF_BITS - 1));
-        if (wide) {
-            for (uint32_t x = x0; x < x1; x++) b->wide_sums[x] = bias;
-            add_taps_wide(b, b->f.coef[set], serial, y, x0, x1 - x0);
-        } else {
-            for (uint32_t x = x0; x < x1; x++) b->sums[x] = bias;
-            add_taps(b, b->f.coef[set], serial, y, x0, x1 - x0);
+    for (uint32_t x0 = 0; x0 < b->w; x0 += CELL) {
+        uint32_t set = sets[x0 / CELL], n = b->w - x0 < CELL ? b->w - x0 : CELL;
+        int64_t *restrict sums = b->wide_sums + x0;
+        for (uint32_t x = 0; x < n; x++) sums[x] = f->bias[set] + (1 << (COEF_BITS - 1));
+        for (int t = 0; t < f->n_taps; t++) {
+            const tap *p = &f->taps[t];
+            if (!serial && is_serial(p)) continue;
+            const int32_t *s = b->sample[p->back] + ((ptrdiff_t)y + p->dy) * b->stride + p->dx + x0;
+            int64_t c = f->coef[set][t];
+            for (uint32_t x = 0; x < n; x++) sums[x] += c * s[x];
         }
     }
 }
 
 void bands_predict_row(const bands *b, bool wide, uint32_t y)
 {
-    predict_row(b, wide, true, y);
+    (wide ? predict_row_wide : predict_row)(b, true, y);
 }
 
 /* Can sums leave 32 bits, or magnitudes 16? */
@@ -357,7 +368,7 @@ CLONES static void code_samples(bands *b)
     for (uint32_t y = 0; y < b->h && !b->c.bad; y++) {
         const uint8_t *mask = b->mask ? b->mask + (size_t)y * b->w : NULL;
         if (b->sparse && y / CELL % 4) continue;
-        predict_row(b, wide, false, y);
+        (wide ? predict_row_wide : predict_row)(b, false, y);
         scale_row(b, y);
         if (writing)
             code_row(b, y, true, wide, mask, b->repeats);

@@ -205,11 +205,11 @@ static inline unsigned get_symbol(reader *r, model *m)
 /* |v| < 2^31, k <= 28. */
 static inline void put_value(coder *c, model *m, unsigned k, int32_t v)
 {
-    int32_t h = v >> k;
-    uint32_t a = (uint32_t)(h < 0 ? ~h : h), bin = a < 10 ? a : 40 - (unsigned)__builtin_clz(a - 8);
+    uint32_t sign = v < 0 ? UINT32_MAX : 0, a = (uint32_t)(v >> k) ^ sign,
+             bin = a < 10 ? a : 40 - (unsigned)__builtin_clz(a - 8);
 
     bin = bin < BIN_REST ? bin : BIN_REST;
-    unsigned symbol = h < 0 ? 15 - bin : 16 + bin;
+    unsigned symbol = 16 + (bin ^ sign);
     put_symbol(c, m->start[symbol], (uint32_t)m->start[symbol + 1] - m->start[symbol]);
     model_update(m, symbol);
     a -= bin_base[bin];

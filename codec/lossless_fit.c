@@ -34,7 +34,7 @@ typedef struct fitting {
 
 /* Unknown 0 is the constant, 1 + t tap t, the last one the sample itself. f->weight is the row's.
  */
-static void add_row(fitting *f, moments *g, uint32_t y, uint32_t x0, uint32_t x1)
+CLONES static void add_row(fitting *f, moments *g, uint32_t y, uint32_t x0, uint32_t x1)
 {
     const bands *b = f->b;
     int n = f->all.n_taps + 2;
@@ -156,7 +156,7 @@ static void refine(fitting *f)
 /* ---- scales ---- */
 
 /* Features of the scale of row y, the constant first, then the magnitude itself. */
-static void scale_features(const fitting *f, uint32_t y)
+CLONES static void scale_features(const fitting *f, uint32_t y)
 {
     const bands *b = f->b;
     const uint16_t *m = b->magnitude[0] + (ptrdiff_t)y * b->stride, *up = m - b->stride,
@@ -187,19 +187,31 @@ static void scale_features(const fitting *f, uint32_t y)
 }
 
 /* Errors count in units of what is usual around them: 1 / (sum of scale[i] * feature / unit)^2. */
-static void set_weights(fitting *f, const double *scale, uint32_t y, double least)
+CLONES static void set_weights(fitting *f, const double *scale, uint32_t y, double least)
 {
     const bands *b = f->b;
     const uint8_t *skip = b->skip ? b->skip + (size_t)y * b->w : NULL;
-    double *restrict weight = f->weight;
+    const uint16_t *m = b->magnitude[0] + (ptrdiff_t)y * b->stride, *up = m - b->stride,
+                   *up2 = up - b->stride;
+    const uint16_t *p = b->magnitude[1] + (ptrdiff_t)y * b->stride, *p0 = p - b->stride,
+                   *p1 = p + b->stride;
+    const uint16_t *q = b->magnitude[2] + (ptrdiff_t)y * b->stride, *q0 = q - b->stride,
+                   *q1 = q + b->stride;
+    double *restrict weight = f->weight, k[N_SCALES];
+    ptrdiff_t w = b->w;
 
-    scale_features(f, y);
-    for (uint32_t x = 0; x < b->w; x++) weight[x] = least;
-    for (int i = 0; i < N_SCALES; i++)
-        for (uint32_t x = 0; x < b->w; x++)
-            weight[x] += scale[i] * f->rows[(size_t)i * f->pitch + x];
-    for (uint32_t x = 0; x < b->w; x++) weight[x] = 1 / (weight[x] * weight[x]);
-    for (uint32_t x = 0; skip && x < b->w; x++) weight[x] = skip[x] ? 0 : weight[x];
+    memcpy(k, scale, sizeof k);
+    for (ptrdiff_t x = 0; x < w; x++) {
+        double s = least + k[0] + k[1] * m[x - 1] + k[2] * up[x] + k[3] * up[x + 1] +
+                   k[4] * up[x - 1] + k[5] * m[x - 2] + k[6] * up2[x];
+        weight[x] = s + k[10] * ((up[x - 2] + up[x + 2]) * 0.5) +
+                    k[11] * ((up2[x - 1] + up2[x + 1]) * 0.5);
+    }
+    for (ptrdiff_t x = 0; b->band && x < w; x++)
+        weight[x] += k[7] * p[x] + k[8] * ((p[x - 1] + p[x + 1] + p0[x] + p1[x]) * 0.25) +
+                     k[9] * q[x] + k[12] * ((q[x - 1] + q[x + 1] + q0[x] + q1[x]) * 0.25);
+    for (ptrdiff_t x = 0; x < w; x++) weight[x] = 1 / (weight[x] * weight[x]);
+    for (ptrdiff_t x = 0; skip && x < w; x++) weight[x] = skip[x] ? 0 : weight[x];
 }
 
 static void fit_scale(fitting *f, uint32_t first, uint32_t step)
@@ -215,9 +227,10 @@ static void fit_scale(fitting *f, uint32_t first, uint32_t step)
     uint32_t x0 = b->w > 4 ? 1 : 0;
     int width = (int)((b->w - x0 + LANES - 1) / LANES * LANES);
 
-    memset(g, 0, sizeof *g);
+    moments_clear(g, N + 1);
     for (int i = 0; i <= N; i++) x[i] = f->rows + (size_t)i * f->pitch + x0;
     for (uint32_t y = first; y < b->h; y += step) {
+        scale_features(f, y);
         set_weights(f, plain, y, 0.2);
         for (int i = 0; i < LANES; i++)
             f->weight[b->w + (uint32_t)i] = 0; // what lies behind does not count
@@ -243,36 +256,52 @@ static void fit_scale(fitting *f, uint32_t first, uint32_t step)
         scale[list[i]] = (uint32_t)round_to(c[i] * 64, list[i] ? 255 : SCALE_MAX);
 }
 
-/* Magnitudes of the residuals of a row, nearly as the coder will find them; returns their sum. */
-static uint64_t set_magnitudes_of_row(bands *b, bool wide, uint32_t y)
+/* Magnitudes of the residuals of row y, nearly as the coder will find them, go to b->scale. */
+CLONES static void find_errors(const bands *b, bool wide, uint32_t y)
+{
+    const int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride, *sums = b->sums;
+    int32_t low = b->low, high = b->high;
+    uint32_t *restrict error = b->scale, w = b->w;
+
+    bands_predict_row(b, wide, y);
+    for (uint32_t x = 0; wide && x < w; x++) {
+        int64_t p = b->wide_sums[x] >> COEF_BITS;
+        p = p < low ? low : p > high ? high : p;
+        error[x] = (uint32_t)(row[x] > p ? row[x] - p : p - row[x]);
+    }
+    for (uint32_t x = 0; !wide && x < w; x++) {
+        int32_t p = sums[x] >> COEF_BITS;
+        p = p < low ? low : p;
+        p = p > high ? high : p;
+        error[x] = (uint32_t)(row[x] > p ? row[x] - p : p - row[x]);
+    }
+}
+
+/* b->scale to the magnitudes of row y. */
+CLONES static void set_magnitudes_of_row(const bands *b, uint32_t y)
 {
     const int32_t *row = b->sample[0] + (ptrdiff_t)y * b->stride;
     const uint8_t *skip = b->skip ? b->skip + (size_t)y * b->w : NULL;
-    uint16_t *out = b->magnitude[0] + (ptrdiff_t)y * b->stride;
+    uint16_t *restrict out = b->magnitude[0] + (ptrdiff_t)y * b->stride;
+    const uint32_t *error = b->scale;
     unsigned shift = b->f.shift;
-    uint64_t sum = 0;
+    uint32_t w = b->w;
 
-    bands_predict_row(b, wide, y);
-    for (uint32_t x = 0; x < b->w; x++) {
-        int64_t p = (wide ? b->wide_sums[x] : b->sums[x]) >> COEF_BITS;
-        p = p < b->low ? b->low : p > b->high ? b->high : p;
-        uint32_t a = (uint32_t)(row[x] > p ? row[x] - p : p - row[x]);
-        sum += a;
-        a >>= shift;
+    for (uint32_t x = 0; x < w; x++) {
+        uint32_t a = error[x] >> shift;
         out[x] = (uint16_t)(a < 65535 ? a : 65535);
     }
-    for (uint32_t x = 0; skip && x < b->w; x++)
+    for (uint32_t x = 0; skip && x < w; x++)
         if (skip[x]) {
             bool left = x && row[x] == row[x - 1];
-            out[x] = b->mask && b->mask[(size_t)y * b->w + x] ? 0
-                     : left                                   ? out[x - 1]
-                                                              : *(out + x - b->stride);
+            out[x] = b->mask && b->mask[(size_t)y * w + x] ? 0
+                     : left                                ? out[x - 1]
+                                                           : *(out + x - b->stride);
         }
     for (int i = 1; i <= MARGIN; i++) {
         out[-i] = out[0];
-        out[b->w + (uint32_t)i - 1] = out[b->w - 1];
+        out[w + (uint32_t)i - 1] = out[w - 1];
     }
-    return sum;
 }
 
 static void set_magnitudes(bands *b)
@@ -281,12 +310,17 @@ static void set_magnitudes(bands *b)
 
     if (b->high - b->low > 65535) { // magnitudes have 16 bits
         double mean = 0;
-        for (uint32_t y = 0; y < b->h; y += 4)
-            mean += (double)set_magnitudes_of_row(b, wide, y) * 4;
+        for (uint32_t y = 0; y < b->h; y += 4) {
+            find_errors(b, wide, y);
+            for (uint32_t x = 0; x < b->w; x++) mean += b->scale[x] * 4.0;
+        }
         mean /= (double)b->w * b->h;
         for (b->f.shift = 0; mean >= 512; mean /= 2) b->f.shift++;
     }
-    for (uint32_t y = 0; y < b->h; y++) set_magnitudes_of_row(b, wide, y);
+    for (uint32_t y = 0; y < b->h; y++) {
+        find_errors(b, wide, y);
+        set_magnitudes_of_row(b, y);
+    }
     uint16_t *last = b->magnitude[0] + ((ptrdiff_t)b->h - 1) * b->stride - MARGIN;
     memcpy(last + b->stride, last, (size_t)b->stride * sizeof *last);
 }
@@ -337,7 +371,7 @@ static void set_products(double *products, int n, const double *c)
             *products = (a == b ? 1 : 2) * c[a] * c[b];
 }
 
-static void gather_cells(fitting *f, cells *k)
+CLONES static void gather_cells(fitting *f, cells *k)
 {
     const bands *b = f->b;
     double *rows = f->cell_rows;
@@ -369,7 +403,7 @@ static void gather_cells(fitting *f, cells *k)
                         j < n_x && x0 + j >= 2 && y ? f->weights[(size_t)y * b->w + x0 + j] : 0;
                 n += CELL;
             }
-            memset(g, 0, sizeof *g);
+            moments_clear(g, k->n);
             moments_add(g, x, weight, k->n, n);
             double *m = cell_moments(k, cy * b->cells_x + cx);
             for (int i = 0; i < k->n; i++)
@@ -378,15 +412,19 @@ static void gather_cells(fitting *f, cells *k)
 }
 
 /* Moments of all cells of a set. */
-static void sum_cells(const cells *k, moments *g, uint32_t set)
+CLONES static void sum_cells(const cells *k, moments *g, uint32_t set)
 {
-    memset(g, 0, sizeof *g);
+    double sums[(MAX_UNKNOWNS + 1) * (MAX_UNKNOWNS + 2) / 2], *s = sums;
+    int n = k->n * (k->n + 1) / 2;
+
+    memset(sums, 0, (size_t)n * sizeof *sums);
     for (uint32_t c = 0; c < k->n_cells; c++) {
         if (k->set[c] != set) continue;
         const double *m = cell_moments(k, c);
-        for (int i = 0; i < k->n; i++)
-            for (int j = i; j < k->n; j++) g->m[i][j] += *m++;
+        for (int i = 0; i < n; i++) sums[i] += m[i];
     }
+    for (int i = 0; i < k->n; i++)
+        for (int j = i; j < k->n; j++) g->m[i][j] = *s++;
     moments_mirror(g, k->n);
 }
 
@@ -511,7 +549,7 @@ bool bands_fit(bands *b, int effort)
         double scale[N_SCALES];
         uint32_t step = rows_step(b, pass ? many ? 8000 : 24000 : 4000);
         for (int i = 0; i < N_SCALES; i++) scale[i] = b->f.scale[i] / 64.0;
-        memset(&f.g, 0, sizeof f.g);
+        moments_clear(&f.g, f.all.n_taps + 2);
         for (uint32_t y = y0; y < b->h; y += step) {
             if (pass)
                 set_weights(&f, scale, y, 0.2);

@@ -174,7 +174,7 @@ static uint64_t float_key(const map *m, nsvq_type type, uint64_t bits)
 }
 
 /* Of n samples; before: of the band before, where m->difference. */
-static void find_keys(const map *m, nsvq_type type, const uint64_t *in, const uint64_t *before, size_t n, uint64_t *key)
+CLONES static void find_keys(const map *m, nsvq_type type, const uint64_t *in, const uint64_t *before, size_t n, uint64_t *key)
 {
     uint64_t flip = is_signed(type) ? top_bit(type) : 0;
 
@@ -287,11 +287,43 @@ static bool choose_table(map *m, uint32_t *v, const uint8_t *mask, size_t n, uin
     return true;
 }
 
+/* Least and greatest of the keys that no mask covers, 0 if there are none; returns their number. */
+CLONES static size_t find_ends(const uint64_t *key, const uint8_t *mask, size_t n, uint64_t *low,
+                               uint64_t *high)
+{
+    int64_t least = INT64_MAX, most = INT64_MIN; // of keys with the top bit turned
+    size_t used = mask ? 0 : n;
+
+    for (size_t i = 0; !mask && i < n; i++) {
+        int64_t k = (int64_t)(key[i] ^ UINT64_C(1) << 63);
+        least = k < least ? k : least;
+        most = k > most ? k : most;
+    }
+    for (size_t i = 0; mask && i < n; i++) {
+        int64_t k = (int64_t)(key[i] ^ UINT64_C(1) << 63);
+        if (mask[i]) continue;
+        least = k < least ? k : least;
+        most = k > most ? k : most;
+        used++;
+    }
+    *low = used ? (uint64_t)least ^ UINT64_C(1) << 63 : 0;
+    *high = used ? (uint64_t)most ^ UINT64_C(1) << 63 : 0;
+    return used;
+}
+
+/* v = key - low, 0 where the mask covers. */
+CLONES static void from_base(uint32_t *restrict v, const uint64_t *key, uint64_t low,
+                             const uint8_t *mask, size_t n)
+{
+    for (size_t i = 0; i < n; i++) v[i] = (uint32_t)(key[i] - low);
+    for (size_t i = 0; mask && i < n; i++)
+        if (mask[i]) v[i] = 0;
+}
+
 bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint64_t *before,
                 const uint8_t *mask, size_t n, uint32_t *v, uint64_t *low_bits, uint32_t *room)
 {
-    uint64_t low = UINT64_MAX, high = 0, steps = 0, sum = 0;
-    size_t used = 0;
+    uint64_t low, high, steps = 0, sum = 0;
 
     m->step = 1;
     m->difference = before != NULL;
@@ -310,29 +342,25 @@ bool map_choose(map *m, nsvq_type type, const uint64_t *in, const uint64_t *befo
     }
     uint64_t *key = low_bits; // until it is known which bits these are
     find_keys(m, type, in, before, n, key);
-    for (size_t i = 0; i < n; i++) {
-        if (mask && mask[i]) continue;
-        low = key[i] < low ? key[i] : low;
-        high = key[i] > high ? key[i] : high;
-        used++;
-    }
-    if (!used) low = high = 0;
+    size_t used = find_ends(key, mask, n, &low, &high);
     for (size_t i = 0; i < n && steps != 1; i++)
         if (!(mask && mask[i])) steps = gcd(key[i] - low, steps);
     m->base = low;
     m->step = steps ? steps : 1;
     while ((high - low) / m->step >> m->low_bits >= MAX_RANGE) m->low_bits++;
     m->range = (uint32_t)((high - low) / m->step >> m->low_bits);
-    for (size_t i = 0; i < n; i++) {
-        v[i] = 0;
-        if (mask && mask[i]) continue;
-        uint64_t k = key[i] - low;
-        if (m->step != 1) k /= m->step;
-        if (m->low_bits) low_bits[i] = k & ((UINT64_C(1) << m->low_bits) - 1);
-        v[i] = (uint32_t)(k >> m->low_bits);
-    }
+    if (m->step == 1 && !m->low_bits)
+        from_base(v, key, low, mask, n);
+    else
+        for (size_t i = 0; i < n; i++) {
+            v[i] = 0;
+            if (mask && mask[i]) continue;
+            uint64_t k = (key[i] - low) / m->step;
+            if (m->low_bits) low_bits[i] = k & ((UINT64_C(1) << m->low_bits) - 1);
+            v[i] = (uint32_t)(k >> m->low_bits);
+        }
     if (!m->low_bits && used && !choose_table(m, v, mask, n, room)) return false;
-    for (size_t i = 0; i < n; i++) sum += mask && mask[i] ? 0 : v[i];
+    for (size_t i = 0; i < n; i++) sum += v[i]; // masked ones are 0
     m->mean = used ? (uint32_t)(sum / used) : 0;
     return true;
 }

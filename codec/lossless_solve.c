@@ -74,6 +74,11 @@ typedef double lanes __attribute__((vector_size(8 * LANES)));
 typedef lanes lanes_at __attribute__((aligned(8), may_alias));
 #define load(p) (*(const lanes_at *)(p))
 
+void moments_clear(moments *g, int n_x)
+{
+    for (int i = 0; i < n_x; i++) memset(g->m[i], 0, (size_t)n_x * sizeof *g->m[i]);
+}
+
 /* No order matters to sums of whole numbers below 2^53; weighted ones depend on this one. */
 CLONES void moments_add(moments *g, const double *const *x, const double *weight, int n_x, int n)
 {

@@ -15,6 +15,8 @@ typedef struct moments {
 
 #define LANES 4 /* samples are taken by so many: arrays are padded with weights of 0 */
 
+/* Zeros for n_x unknowns. */
+void moments_clear(moments *g, int n_x);
 /* m[i][j] += weight . x[i] . x[j] for j >= i. n: samples. */
 void moments_add(moments *g, const double *const *x, const double *weight, int n_x, int n);
 void moments_mirror(moments *g, int n);

@@ -21,9 +21,13 @@ void NSVQError(nsvq_status eStatus, const nsvq_error &sError, const char *pszDoi
  * False, with a CPLError, when the option is neither a number from 1 nor ALL_CPUS. */
 bool NSVQGetNumThreads(CSLConstList papszOptions, int &nThreads);
 
+/* ---- nsvqmeta.cpp ---- */
+
 /* Whether a metadata domain describes one file or driver, not what the raster shows: such domains
  * are neither written nor believed. */
 bool NSVQIsOwnDomain(const char *pszDomain);
+
+/* ---- nsvqtypes.cpp ---- */
 
 /* The type of GDAL's that holds samples of eType; GDT_Unknown for what is no type. */
 GDALDataType NSVQToGDALType(nsvq_type eType);
@@ -32,15 +36,13 @@ GDALDataType NSVQToGDALType(nsvq_type eType);
  * same width. 0: none. */
 nsvq_type NSVQFromGDALBand(GDALRasterBand *poBand);
 
-/* ---- nsvqcreate.cpp, nsvqwrite.cpp ---- */
+/* A value as the bits of a sample of eType. False where no sample is it. */
+bool NSVQGetSampleBits(nsvq_type eType, double dfValue, uint64_t &nBits);
+/* The same of the band's nodata value. False, too, where it has none. */
+bool NSVQGetNoDataBits(GDALRasterBand *poBand, uint64_t &nBits);
 
-/* Whether CreateCopy() would take the name and the options; else a CPLError says why not. */
-bool NSVQCheckOptions(const char *pszFilename, CSLConstList papszOptions);
-/* A name that no other writer has: beside the target, or local where the target's place takes bytes in
- * one sequence only. */
-std::string NSVQGetTemporaryName(const char *pszFilename);
-/* A file and what GDAL may have put beside it, where they exist. */
-void NSVQDeleteTemporary(const std::string &osName);
+/* ---- nsvqwrite.cpp ---- */
+
 GDALDataset *NSVQCreate(const char *pszFilename, int nXSize, int nYSize, int nBands,
                         GDALDataType eType, NSVQ_CSL papszOptions);
 
@@ -92,7 +94,7 @@ class NSVQSink final
     CPL_DISALLOW_COPY_ASSIGN(NSVQSink)
 };
 
-/* ---- nsvqdataset.cpp ---- */
+/* ---- nsvqdataset.cpp, nsvqpixels.cpp, nsvqmeta.cpp ---- */
 
 class NSVQBand;
 class NSVQMaskBand;
@@ -116,13 +118,6 @@ struct NSVQDecoderReleaser {
         nsvq_decoder_destroy(p);
     }
 };
-struct NSVQModelReleaser {
-    void operator()(nsvq_model *p) const
-    {
-        nsvq_model_release(p);
-    }
-};
-using NSVQModelPtr = std::unique_ptr<nsvq_model, NSVQModelReleaser>;
 
 class NSVQDataset final : public GDALPamDataset
 {

@@ -249,6 +249,15 @@ void NSVQDataset::LoadRecord(const nsvq_meta &sMeta)
     }
 }
 
+bool NSVQIsOwnDomain(const char *pszDomain)
+{
+    static const char *const apszOwn[] = {"IMAGE_STRUCTURE", "NSVQ", "DERIVED_SUBDATASETS",
+                                          "SUBDATASETS", "OVERVIEWS"};
+    for (const char *pszOwn : apszOwn)
+        if (EQUAL(pszDomain, pszOwn)) return true;
+    return false;
+}
+
 void NSVQDataset::LoadDomain(GDALMajorObject *poObject, const char *pszText, size_t nSize)
 {
     const CPLStringList aosParts = GetStrings(pszText, nSize); // the first is the domain's name

@@ -3,7 +3,7 @@
  * Pixels go to a temporary GeoTIFF, all else stays in memory (PAM that is never saved). Closing copies
  * both to the file of the asked name, which does not exist before, and never does when that fails or any
  * write before has failed. */
-#include "nsvqdataset.h"
+#include "nsvqcreate.h"
 
 namespace
 {

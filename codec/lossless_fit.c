@@ -186,8 +186,9 @@ CLONES static void scale_features(const fitting *f, uint32_t y)
     }
 }
 
-/* Errors count in units of what is usual around them: 1 / (sum of scale[i] * feature / unit)^2. */
-CLONES static void set_weights(fitting *f, const double *scale, uint32_t y, double least)
+/* Errors count in units of what is usual around them: 1 / (sum of scale[i] * feature / unit)^2. Robust ones count less
+ * where the magnitude found so far is far beyond that: edges would decide all else. */
+CLONES static void set_weights(fitting *f, const double *scale, uint32_t y, bool robust)
 {
     const bands *b = f->b;
     const uint8_t *skip = b->skip ? b->skip + (size_t)y * b->w : NULL;
@@ -197,12 +198,12 @@ CLONES static void set_weights(fitting *f, const double *scale, uint32_t y, doub
                    *p1 = p + b->stride;
     const uint16_t *q = b->magnitude[2] + (ptrdiff_t)y * b->stride, *q0 = q - b->stride,
                    *q1 = q + b->stride;
-    double *restrict weight = f->weight, k[N_SCALES];
+    double *restrict weight = f->weight, k[N_SCALES], reach = robust ? 0.5 : 0;
     ptrdiff_t w = b->w;
 
     memcpy(k, scale, sizeof k);
     for (ptrdiff_t x = 0; x < w; x++) {
-        double s = least + k[0] + k[1] * m[x - 1] + k[2] * up[x] + k[3] * up[x + 1] +
+        double s = 0.2 + k[0] + k[1] * m[x - 1] + k[2] * up[x] + k[3] * up[x + 1] +
                    k[4] * up[x - 1] + k[5] * m[x - 2] + k[6] * up2[x];
         weight[x] = s + k[10] * ((up[x - 2] + up[x + 2]) * 0.5) +
                     k[11] * ((up2[x - 1] + up2[x + 1]) * 0.5);
@@ -210,8 +211,20 @@ CLONES static void set_weights(fitting *f, const double *scale, uint32_t y, doub
     for (ptrdiff_t x = 0; b->band && x < w; x++)
         weight[x] += k[7] * p[x] + k[8] * ((p[x - 1] + p[x + 1] + p0[x] + p1[x]) * 0.25) +
                      k[9] * q[x] + k[12] * ((q[x - 1] + q[x + 1] + q0[x] + q1[x]) * 0.25);
-    for (ptrdiff_t x = 0; x < w; x++) weight[x] = 1 / (weight[x] * weight[x]);
+    for (ptrdiff_t x = 0; x < w; x++) {
+        double usual = weight[x], far = m[x] * reach;
+        weight[x] = 1 / (usual * (usual > far ? usual : far));
+    }
     for (ptrdiff_t x = 0; skip && x < w; x++) weight[x] = skip[x] ? 0 : weight[x];
+}
+
+/* Magnitudes of 8 times what is usual are edges, of which the scale around them knows nothing. */
+static void cut_outliers(fitting *f)
+{
+    double *m = f->rows + N_SCALES * f->pitch;
+
+    for (uint32_t x = 0; x < f->b->w; x++)
+        if (m[x] * m[x] * f->weight[x] > 64) m[x] = 8 / __builtin_sqrt(f->weight[x]);
 }
 
 static void fit_scale(fitting *f, uint32_t first, uint32_t step)
@@ -231,7 +244,8 @@ static void fit_scale(fitting *f, uint32_t first, uint32_t step)
     for (int i = 0; i <= N; i++) x[i] = f->rows + (size_t)i * f->pitch + x0;
     for (uint32_t y = first; y < b->h; y += step) {
         scale_features(f, y);
-        set_weights(f, plain, y, 0.2);
+        set_weights(f, plain, y, false);
+        cut_outliers(f);
         for (int i = 0; i < LANES; i++)
             f->weight[b->w + (uint32_t)i] = 0; // what lies behind does not count
         moments_add(g, x, f->weight + x0, N + 1, width);
@@ -552,7 +566,7 @@ bool bands_fit(bands *b, int effort)
         moments_clear(&f.g, f.all.n_taps + 2);
         for (uint32_t y = y0; y < b->h; y += step) {
             if (pass)
-                set_weights(&f, scale, y, 0.2);
+                set_weights(&f, scale, y, true);
             else
                 for (uint32_t x = 0; x < b->w; x++)
                     f.weight[x] = !(b->skip && b->skip[(size_t)y * b->w + x]);
@@ -571,7 +585,7 @@ bool bands_fit(bands *b, int effort)
         double scale[N_SCALES];
         for (int i = 0; i < N_SCALES; i++) scale[i] = b->f.scale[i] / 64.0;
         for (uint32_t y = 0; y < b->h; y++) {
-            set_weights(&f, scale, y, 0.2);
+            set_weights(&f, scale, y, true);
             memcpy(f.weights + (size_t)y * b->w, f.weight, b->w * sizeof *f.weights);
         }
         fit_sets(&f);

@@ -270,6 +270,9 @@ CPLErr NSVQDataset::IBuildOverviews(const char *pszResampling, int nOverviews,
                                     const int *panBands, GDALProgressFunc pfnProgress,
                                     void *pProgressData, CSLConstList papszOptions)
 {
+    if (nOverviews > 0 && !m_apoMasks.empty())
+        CPLError(CE_Warning, CPLE_NotSupported,
+                 "%s: external overviews of a file with masks have no masks", GetDescription());
     m_bHideLevels = true;
     const CPLErr eErr =
         GDALPamDataset::IBuildOverviews(pszResampling, nOverviews, panOverviews, nListBands,

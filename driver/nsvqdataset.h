@@ -204,7 +204,7 @@ class NSVQDataset final : public GDALPamDataset
     int m_nLevel = 0;
     NSVQDataset *m_poBase = nullptr; // of an overview: the full resolution, which owns it
     std::vector<std::unique_ptr<NSVQDataset>> m_apoLevels{}; // made when asked for; [0] is empty
-    bool m_bHideLevels = false;      // while and since external overviews are built
+    bool m_bHideLevels = false;      // while external overviews are built
     int m_nThreads = 1;
     bool m_bTolerant = false; // ON_ERROR=NODATA
     bool m_bToldOfDamage = false;

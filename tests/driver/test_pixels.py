@@ -332,6 +332,15 @@ def test_external_overviews(tmp_path):
     assert np.array_equal(ds.GetRasterBand(1).ReadAsArray(buf_xsize=275, buf_ysize=225), small)
 
 
+def test_external_overviews_have_no_masks(tmp_path):
+    source = memory(picture(600, 500))
+    source.CreateMaskBand(gdal.GMF_PER_DATASET)
+    ds = reopen(copy(tmp_path / "a.nsvq", source))
+    with errors() as found:
+        assert ds.BuildOverviews("AVERAGE", [2]) == 0
+    assert [(cls, num) for cls, num, _ in found] == [(gdal.CE_Warning, gdal.CPLE_NotSupported)]
+
+
 def test_same_bytes_for_any_number_of_threads(vsimem):
     source = memory(picture(1100, 700, 4), alpha=True)
     files = []

@@ -301,7 +301,8 @@ code_row(bands *b, uint32_t y, bool writing, bool wide, const uint8_t *mask, boo
         uint32_t x1 = x0 + CELL < b->w ? x0 + CELL : b->w;
         for (uint32_t x = x0; x < x1; x++) {
             int64_t sum = wide ? b->wide_sums[x] + (int64_t)c1 * s1 + (int64_t)c2 * s2
-                               : b->sums[x] + c1 * s1 + c2 * s2;
+                               : (int32_t)((uint32_t)b->sums[x] + (uint32_t)c1 * (uint32_t)s1 +
+                                           (uint32_t)c2 * (uint32_t)s2);
             int32_t p = clamp(sum >> COEF_BITS, low, high);
             uint32_t turn = (uint32_t)(sum >> (COEF_BITS - 1) & 1) - 1; // all bits: the sign turns
             unsigned class = class_of(b->scale[x] + k1 * m1 + k5 * m2);

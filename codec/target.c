@@ -150,7 +150,8 @@ static nsvq_status try(const goal *g, const nsvq_raster *raster, const nsvq_enco
     return st;
 }
 
-/* Secants within the bracket, in sixteenths of a quality. *miss: how far the best of them is off. */
+/* Secants within the bracket, in sixteenths of a quality. *miss: how far the best of them is off, below 0 if what it
+ * got is too little. */
 static nsvq_status search(const goal *g, const nsvq_raster *raster, nsvq_encode_options *o, double *miss,
                           nsvq_error *err)
 {
@@ -166,6 +167,7 @@ static nsvq_status search(const goal *g, const nsvq_raster *raster, nsvq_encode_
         double off = g->want - got;
         if (fabs(off) < least) {
             least = fabs(off);
+            *miss = -off;
             best = q;
         }
         if (least <= g->tolerance) break;
@@ -180,7 +182,6 @@ static nsvq_status search(const goal *g, const nsvq_raster *raster, nsvq_encode_
         q = q < low ? low : q > high ? high : q;
     }
     o->quality = best / 16.;
-    *miss = least;
     return NSVQ_OK;
 }
 
@@ -196,9 +197,8 @@ nsvq_status find_quality(const nsvq_raster *raster, nsvq_encode_options *o, nsvq
     o->rate = o->psnr = 0;
     if (!lossy) return NSVQ_OK;
     nsvq_status st = search(g, raster, o, &miss, err);
-    if (st != NSVQ_OK || !choose) return st;
     /* Where the scale goes from one model to the next it may have a step, into which a model's own scale reaches. */
-    for (int i = 0; i < 2 && st == NSVQ_OK && miss > g->tolerance; i++) {
+    for (int i = 0; i < 2 && choose && st == NSVQ_OK && fabs(miss) > g->tolerance; i++) {
         nsvq_encode_options other = *o;
         nsvq_model *m;
         double missed;
@@ -206,11 +206,12 @@ nsvq_status find_quality(const nsvq_raster *raster, nsvq_encode_options *o, nsvq
         if (st != NSVQ_OK) return st;
         other.model = m;
         st = search(g, raster, &other, &missed, err);
-        if (st == NSVQ_OK && missed < miss) {
+        if (st == NSVQ_OK && fabs(missed) < fabs(miss)) {
             *o = other;
             miss = missed;
         }
         nsvq_model_release(m); // the library keeps it
     }
+    if (st == NSVQ_OK && o->reached) *o->reached = g->psnr ? g->want + miss : exp2(g->want + miss);
     return st;
 }

@@ -52,6 +52,15 @@
 #define NSVQ_CLOSE_DEFINE(type)
 #endif
 
+// 3.7 lets the flushing of a dataset fail.
+#if GDAL_VERSION_NUM >= GDAL_COMPUTE_VERSION(3, 7, 0)
+#define NSVQ_FLUSH_RESULT CPLErr
+#define NSVQ_FLUSHED(eErr) return eErr
+#else
+#define NSVQ_FLUSH_RESULT void
+#define NSVQ_FLUSHED(eErr) (void)(eErr)
+#endif
+
 // 3.7 has a type for signed bytes; before, they are Byte with an item in IMAGE_STRUCTURE.
 #if GDAL_VERSION_NUM >= GDAL_COMPUTE_VERSION(3, 7, 0)
 #define NSVQ_HAVE_INT8 1

@@ -4,6 +4,8 @@
 #include "cpl_vsi_error.h"
 
 #include <atomic>
+#include <cmath>
+#include <cstring>
 
 namespace
 {
@@ -15,6 +17,7 @@ struct Source {
     const nsvq_band *pasBands;
     GDALProgressFunc pfnProgress;
     void *pProgressData;
+    bool bGreyMask; // a mask has had values between 0 and 255
 };
 
 } // namespace
@@ -23,10 +26,19 @@ struct Source {
 
 static bool CheckTarget(const char *pszFilename)
 {
-    if (!STARTS_WITH(pszFilename, "/vsistdout")) return true;
-    CPLError(CE_Failure, CPLE_NotSupported,
-             "NSVQ files cannot be written to a stream: the index at the start comes last");
-    return false;
+    VSIStatBufL sStat;
+    if (STARTS_WITH(pszFilename, "/vsistdout")) {
+        CPLError(CE_Failure, CPLE_NotSupported,
+                 "NSVQ files cannot be written to a stream: the index at the start comes last");
+        return false;
+    }
+    // Renaming the finished file to the name would replace a device by it.
+    if (VSIStatExL(pszFilename, &sStat, VSI_STAT_EXISTS_FLAG | VSI_STAT_NATURE_FLAG) == 0 &&
+        !VSI_ISREG(sStat.st_mode)) {
+        CPLError(CE_Failure, CPLE_OpenFailed, "%s is there and no file", pszFilename);
+        return false;
+    }
+    return true;
 }
 
 bool NSVQCheckOptions(const char *pszFilename, CSLConstList papszOptions)
@@ -68,6 +80,15 @@ static bool IsLabelBand(GDALRasterBand *poBand)
     return pszBits && atoi(pszBits) < 8; // a lossy value could leave the range
 }
 
+/* A nodata value that no sample is, but which GDAL's masks round to one: only exact samples keep those. */
+static bool HasFractionalNoData(GDALRasterBand *poBand)
+{
+    int bHasNoData = FALSE;
+    const double dfNoData = poBand->GetNoDataValue(&bHasNoData);
+    return bHasNoData && !GDALDataTypeIsFloating(poBand->GetRasterDataType()) &&
+           std::isfinite(dfNoData) && dfNoData != std::floor(dfNoData);
+}
+
 static std::vector<nsvq_band> DescribeBands(GDALDataset *poSrcDS, const NSVQCreateOptions &oOptions)
 {
     const int nBands = poSrcDS->GetRasterCount();
@@ -97,6 +118,7 @@ static std::vector<nsvq_band> DescribeBands(GDALDataset *poSrcDS, const NSVQCrea
             sBand.has_nodata = bValue;
             nBits = nValue;
         }
+        if (!sBand.has_nodata && HasFractionalNoData(poBand)) sBand.exact = true;
         sBand.nodata = sBand.has_nodata ? nBits : 0;
     }
     return asBands;
@@ -136,17 +158,20 @@ static int ReadSource(void *pUser, const nsvq_pull *psPull)
 
 static int ReadSourceMask(void *pUser, const nsvq_pull *psPull)
 {
-    GDALDataset *poSrcDS = static_cast<Source *>(pUser)->poDS;
+    Source *poSource = static_cast<Source *>(pUser);
     const int nW = static_cast<int>(psPull->w), nH = static_cast<int>(psPull->h);
-    if (poSrcDS->GetRasterBand(static_cast<int>(psPull->first) + 1)->GetMaskBand()->RasterIO(
+    if (poSource->poDS->GetRasterBand(static_cast<int>(psPull->first) + 1)->GetMaskBand()->RasterIO(
             GF_Read, static_cast<int>(psPull->x), static_cast<int>(psPull->y), nW, nH,
             psPull->pixels, nW, nH, GDT_Byte, psPull->pixel_stride, psPull->row_stride,
             nullptr) != CE_None)
         return -1;
     for (int nRow = 0; nRow < nH; nRow++) {
         GByte *pabyRow = static_cast<GByte *>(psPull->pixels) + nRow * psPull->row_stride;
-        for (int i = 0; i < nW; i++)
-            pabyRow[i * psPull->pixel_stride] = pabyRow[i * psPull->pixel_stride] ? 255 : 0;
+        for (int i = 0; i < nW; i++) {
+            GByte &nValue = pabyRow[i * psPull->pixel_stride];
+            poSource->bGreyMask |= nValue != 0 && nValue != 255;
+            nValue = nValue ? 255 : 0;
+        }
     }
     return 0;
 }
@@ -158,6 +183,17 @@ static int ReportProgress(void *pUser, double dfDone)
 }
 
 /* ---- the file ---- */
+
+/* Small files and those at the ends of the scale of qualities miss what was asked for. */
+static void WarnOfMiss(const NSVQCreateOptions &oOptions, double dfReached)
+{
+    if (oOptions.dfPSNR > 0 && std::fabs(dfReached - oOptions.dfPSNR) > 0.1)
+        CPLError(CE_Warning, CPLE_AppDefined, "PSNR=%g: the nearest that there is has %.2f dB",
+                 oOptions.dfPSNR, dfReached);
+    if (oOptions.dfRate > 0 && std::fabs(dfReached / oOptions.dfRate - 1) > 0.05)
+        CPLError(CE_Warning, CPLE_AppDefined, "RATE=%g: the nearest that there is has %.4g bits per pixel",
+                 oOptions.dfRate, dfReached);
+}
 
 static bool Encode(const char *pszTemporary, const char *pszFilename, const nsvq_raster &sRaster,
                    const NSVQCreateOptions &oOptions)
@@ -182,6 +218,8 @@ static bool Encode(const char *pszTemporary, const char *pszFilename, const nsvq
     sOptions.n_threads = oOptions.nThreads;
     sOptions.embed = oOptions.nEmbed;
     sOptions.n_levels = oOptions.bOverviews ? 0 : 1;
+    double dfReached = 0;
+    sOptions.reached = &dfReached;
     nsvq_error sError{UINT64_MAX, ""};
     const nsvq_status eStatus = nsvq_encode(&sSink, &sRaster, &sOptions, nullptr, &sError);
     if (eStatus == NSVQ_E_CANCELLED) {
@@ -191,13 +229,16 @@ static bool Encode(const char *pszTemporary, const char *pszFilename, const nsvq
     } else if (!oSink.Close()) {
         CPLError(CE_Failure, CPLE_FileIO, "%s: cannot write all of the file", pszFilename);
         return false;
+    } else if (dfReached > 0) {
+        WarnOfMiss(oOptions, dfReached);
     }
     return eStatus == NSVQ_OK;
 }
 
-/* Object stores take bytes in one sequence and keep nothing until the last. */
+/* Object stores and archives take bytes in one sequence and keep nothing until the last. */
 static bool IsUpload(const char *pszFilename)
 {
+    if (STARTS_WITH(pszFilename, "/vsigzip/") || STARTS_WITH(pszFilename, "/vsizip/")) return true;
     return !VSISupportsRandomWrite(pszFilename, FALSE) &&
            VSISupportsSequentialWrite(pszFilename, FALSE);
 }
@@ -205,9 +246,11 @@ static bool IsUpload(const char *pszFilename)
 std::string NSVQGetTemporaryName(const char *pszFilename)
 {
     static std::atomic<int> nCounter{0};
+    constexpr size_t nMaxName = 200; // with the ending below it must not get longer than names can be
     if (IsUpload(pszFilename)) return CPLGenerateTempFilename("nsvq");
-    return std::string(pszFilename) +
-           CPLSPrintf(".%d-%d.tmp", CPLGetCurrentProcessID(), nCounter++);
+    const size_t nFolder = strlen(pszFilename) - strlen(CPLGetFilename(pszFilename));
+    return std::string(pszFilename).substr(0, nFolder + nMaxName) +
+           CPLSPrintf(".%d-%d.tmp", static_cast<int>(CPLGetCurrentProcessID()), nCounter++);
 }
 
 void NSVQDeleteTemporary(const std::string &osName)
@@ -279,7 +322,7 @@ GDALDataset *NSVQDataset::CreateCopy(const char *pszFilename, GDALDataset *poSrc
     if (!CheckCoding(asBands, oOptions, bStrict)) return nullptr;
     NSVQMetaRecords oMeta;
     int nLeftToPam = NSVQAddDatasetRecords(oMeta, poSrcDS);
-    Source oSource{poSrcDS, {}, asBands.data(), pfnProgress, pProgressData};
+    Source oSource{poSrcDS, {}, asBands.data(), pfnProgress, pProgressData, false};
     bool bBandMasks = false;
     nsvq_raster sRaster{};
     for (int i = 1; i <= nBands; i++) {
@@ -309,5 +352,7 @@ GDALDataset *NSVQDataset::CreateCopy(const char *pszFilename, GDALDataset *poSrc
     sRaster.read_mask = ReadSourceMask;
     sRaster.progress = ReportProgress;
     if (!EncodeToTarget(pszFilename, sRaster, oOptions)) return nullptr;
+    if (oSource.bGreyMask)
+        CPLError(CE_Warning, CPLE_AppDefined, "masks say yes or no: values from 1 to 254 have become 255");
     return Finish(pszFilename, poSrcDS, oOptions, nLeftToPam, bStrict);
 }

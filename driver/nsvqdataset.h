@@ -195,6 +195,9 @@ class NSVQDataset final : public GDALPamDataset
                   GDALDataType eBufType);
     CPLErr ReadDirect(const Window &oWin, int nBandCount, const int *panBandMap,
                       const Buffer &oBuffer, GDALRasterIOExtraArg *psExtraArg);
+    template <class Cached>
+    CPLErr ReadAround(Cached ReadCached, const Window &oWin, int nBandCount, const int *panBandMap,
+                      const Buffer &oBuffer, GDALRasterIOExtraArg *psExtraArg);
     void Prefetch(const Window &oWin, int nBandCount, const int *panBandMap);
 
     std::unique_ptr<NSVQSource> m_poSource{}; // outlives m_psFile, which outlives m_psDecoder
@@ -262,6 +265,9 @@ class NSVQBand final : public GDALPamRasterBand
     {
         return static_cast<NSVQDataset *>(poDS);
     }
+    /* What an edit has set them to. False: nothing but the file's. */
+    bool GetEditedScaling(double &dfScale, double &dfOffset);
+    CPLErr SetScaling(double dfScale, double dfOffset);
     // Of an overview's band: that of the full resolution, which knows all but the pixels.
     NSVQBand *Base() const;
 

@@ -145,8 +145,10 @@ static void SetCRS(OGRSpatialReference &oSRS, const std::string &osWKT)
     const char *pszAuthority = oSRS.GetAuthorityName(nullptr);
     const char *pszCode = oSRS.GetAuthorityCode(nullptr);
     OGRSpatialReference oFull;
-    if (pszAuthority && pszCode && EQUAL(pszAuthority, "EPSG") &&
-        oFull.importFromEPSG(atoi(pszCode)) == OGRERR_NONE && oFull.IsSame(&oSRS))
+    if (pszAuthority && pszCode &&
+        oFull.SetFromUserInput(CPLSPrintf("%s:%s", pszAuthority, pszCode),
+                               OGRSpatialReference::SET_FROM_USER_INPUT_LIMITATIONS_get()) == OGRERR_NONE &&
+        oFull.IsSame(&oSRS))
         oSRS = oFull;
     oSRS.SetAxisMappingStrategy(OAMS_TRADITIONAL_GIS_ORDER);
 }
@@ -352,9 +354,34 @@ GDALColorInterp NSVQBand::GetColorInterpretation()
         return !bFromPam && has ? value : dfPam;                                                   \
     }
 NSVQ_GET_DOUBLE(GetNoDataValue, m_bHasNoData, m_dfNoData)
-NSVQ_GET_DOUBLE(GetScale, m_bHasScale, m_dfScale)
-NSVQ_GET_DOUBLE(GetOffset, m_bHasOffset, m_dfOffset)
 #undef NSVQ_GET_DOUBLE
+
+// Whatever an .aux.xml holds, PAM then says that scale and offset are set, to 1 and 0 if nothing is.
+bool NSVQBand::GetEditedScaling(double &dfScale, double &dfOffset)
+{
+    int bScale = FALSE, bOffset = FALSE;
+    dfScale = GDALPamRasterBand::GetScale(&bScale);
+    dfOffset = GDALPamRasterBand::GetOffset(&bOffset);
+    return (bScale || bOffset) && (dfScale != 1 || dfOffset != 0);
+}
+
+double NSVQBand::GetScale(int *pbSuccess)
+{
+    if (Base()) return Base()->GetScale(pbSuccess);
+    double dfScale, dfOffset;
+    const bool bEdited = GetEditedScaling(dfScale, dfOffset);
+    if (pbSuccess) *pbSuccess = bEdited || m_bHasScale;
+    return bEdited ? dfScale : m_dfScale;
+}
+
+double NSVQBand::GetOffset(int *pbSuccess)
+{
+    if (Base()) return Base()->GetOffset(pbSuccess);
+    double dfScale, dfOffset;
+    const bool bEdited = GetEditedScaling(dfScale, dfOffset);
+    if (pbSuccess) *pbSuccess = bEdited || m_bHasOffset;
+    return bEdited ? dfOffset : m_dfOffset;
+}
 
 int64_t NSVQBand::GetNoDataValueAsInt64(int *pbSuccess)
 {
@@ -372,21 +399,6 @@ uint64_t NSVQBand::GetNoDataValueAsUInt64(int *pbSuccess)
     const uint64_t nPam = GDALPamRasterBand::GetNoDataValueAsUInt64(&bFromPam);
     if (pbSuccess) *pbSuccess = bFromPam || m_bHasNoData;
     return bFromPam ? nPam : m_nNoData;
-}
-
-// PAM stores scale and offset together, so an edit of one takes the file's other along.
-CPLErr NSVQBand::SetScale(double dfScale)
-{
-    const double dfOffset = GetOffset();
-    const CPLErr eErr = GDALPamRasterBand::SetScale(dfScale);
-    return eErr == CE_None ? GDALPamRasterBand::SetOffset(dfOffset) : eErr;
-}
-
-CPLErr NSVQBand::SetOffset(double dfOffset)
-{
-    const double dfScale = GetScale();
-    const CPLErr eErr = GDALPamRasterBand::SetOffset(dfOffset);
-    return eErr == CE_None ? GDALPamRasterBand::SetScale(dfScale) : eErr;
 }
 
 const char *NSVQBand::GetUnitType()
@@ -444,6 +456,25 @@ CPLErr NSVQBand::CreateMaskBand(int nNewFlags)
 CPLErr NSVQBand::DeleteNoDataValue()
 {
     return m_bHasNoData ? CannotRemove("a nodata value") : GDALPamRasterBand::DeleteNoDataValue();
+}
+
+// PAM stores scale and offset together, so an edit of one takes the file's other along; 1 and 0 are none.
+CPLErr NSVQBand::SetScaling(double dfScale, double dfOffset)
+{
+    if (dfScale == 1 && dfOffset == 0 && (m_dfScale != 1 || m_dfOffset != 0))
+        return CannotRemove("a scale or an offset");
+    const CPLErr eErr = GDALPamRasterBand::SetScale(dfScale);
+    return eErr == CE_None ? GDALPamRasterBand::SetOffset(dfOffset) : eErr;
+}
+
+CPLErr NSVQBand::SetScale(double dfScale)
+{
+    return SetScaling(dfScale, GetOffset());
+}
+
+CPLErr NSVQBand::SetOffset(double dfOffset)
+{
+    return SetScaling(GetScale(), dfOffset);
 }
 
 CPLErr NSVQBand::SetColorInterpretation(GDALColorInterp eInterp)

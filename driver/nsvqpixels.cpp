@@ -192,7 +192,10 @@ CPLErr NSVQBand::IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage)
 CPLErr NSVQDataset::AdviseRead(int nXOff, int nYOff, int nXSize, int nYSize, int nBufXSize,
                                int nBufYSize, GDALDataType, int, int *, NSVQ_CSL)
 {
-    if (nBufXSize == nXSize && nBufYSize == nYSize) m_oAdvised = {nXOff, nYOff, nXSize, nYSize};
+    const bool bInside = nXOff >= 0 && nYOff >= 0 && nXSize > 0 && nYSize > 0 &&
+                         nXSize <= nRasterXSize - nXOff && nYSize <= nRasterYSize - nYOff;
+    if (bInside && nBufXSize == nXSize && nBufYSize == nYSize)
+        m_oAdvised = {nXOff, nYOff, nXSize, nYSize};
     return CE_None;
 }
 
@@ -320,6 +323,37 @@ CPLErr NSVQDataset::ReadDirect(const Window &oWin, int nBandCount, const int *pa
 
 /* ---- which way ---- */
 
+struct Message {
+    CPLErr eErr;
+    CPLErrorNum nNumber;
+    std::string osText;
+};
+
+static void CPL_STDCALL KeepMessage(CPLErr eErr, CPLErrorNum nNumber, const char *pszText)
+{
+    static_cast<std::vector<Message> *>(CPLGetErrorHandlerUserData())->push_back({eErr, nNumber, pszText});
+}
+
+/* The cache takes whole blocks. Damage in a neighbour reaches but 64 pixels into a lossy one: a window
+ * that it does not reach is then read alone. */
+template <class Cached>
+CPLErr NSVQDataset::ReadAround(Cached ReadCached, const Window &oWin, int nBandCount,
+                               const int *panBandMap, const Buffer &oBuffer,
+                               GDALRasterIOExtraArg *psExtraArg)
+{
+    std::vector<Message> aoMessages;
+    CPLPushErrorHandlerEx(KeepMessage, &aoMessages);
+    CPLSetCurrentErrorHandlerCatchDebug(FALSE);
+    const CPLErr eErr = ReadCached();
+    CPLPopErrorHandler();
+    if (eErr == CE_Failure && CPLGetLastErrorNo() != CPLE_UserInterrupt &&
+        GetTypeOf(nBandCount, panBandMap) != GDT_Unknown)
+        return ReadDirect(oWin, nBandCount, panBandMap, oBuffer, psExtraArg);
+    for (const Message &oMessage : aoMessages)
+        CPLError(oMessage.eErr, oMessage.nNumber, "%s", oMessage.osText.c_str());
+    return eErr;
+}
+
 /* Whether a request wants pixels as they are, and its exact window is in whole pixels. */
 static bool IsPlainRead(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize,
                         int nBufXSize, int nBufYSize, const GDALRasterIOExtraArg *psExtraArg)
@@ -336,18 +370,19 @@ CPLErr NSVQDataset::IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSi
                               GSpacing nLineSpace, GSpacing nBandSpace,
                               GDALRasterIOExtraArg *psExtraArg)
 {
-    if (IsPlainRead(eRWFlag, nXOff, nYOff, nXSize, nYSize, nBufXSize, nBufYSize, psExtraArg)) {
-        const Window oWin{nXOff, nYOff, nXSize, nYSize};
-        if (IsDirect(oWin, nBandCount, panBandMap, eBufType))
-            return ReadDirect(
-                oWin, nBandCount, panBandMap,
-                {static_cast<GByte *>(pData), eBufType, nPixelSpace, nLineSpace, nBandSpace},
-                psExtraArg);
-        Prefetch(oWin, nBandCount, panBandMap);
-    }
-    return GDALPamDataset::IRasterIO(eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize,
-                                     nBufYSize, eBufType, nBandCount, panBandMap, nPixelSpace,
-                                     nLineSpace, nBandSpace, psExtraArg);
+    const auto ReadCached = [&]() {
+        return GDALPamDataset::IRasterIO(eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize,
+                                         nBufYSize, eBufType, nBandCount, panBandMap, nPixelSpace,
+                                         nLineSpace, nBandSpace, psExtraArg);
+    };
+    if (!IsPlainRead(eRWFlag, nXOff, nYOff, nXSize, nYSize, nBufXSize, nBufYSize, psExtraArg))
+        return ReadCached();
+    const Window oWin{nXOff, nYOff, nXSize, nYSize};
+    const Buffer oBuffer{static_cast<GByte *>(pData), eBufType, nPixelSpace, nLineSpace, nBandSpace};
+    if (IsDirect(oWin, nBandCount, panBandMap, eBufType))
+        return ReadDirect(oWin, nBandCount, panBandMap, oBuffer, psExtraArg);
+    Prefetch(oWin, nBandCount, panBandMap);
+    return ReadAround(ReadCached, oWin, nBandCount, panBandMap, oBuffer, psExtraArg);
 }
 
 CPLErr NSVQBand::IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize,
@@ -355,16 +390,18 @@ CPLErr NSVQBand::IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize,
                            GSpacing nPixelSpace, GSpacing nLineSpace,
                            GDALRasterIOExtraArg *psExtraArg)
 {
-    if (IsPlainRead(eRWFlag, nXOff, nYOff, nXSize, nYSize, nBufXSize, nBufYSize, psExtraArg)) {
-        const NSVQDataset::Window oWin{nXOff, nYOff, nXSize, nYSize};
-        if (Owner()->IsDirect(oWin, 1, &nBand, eBufType))
-            return Owner()->ReadDirect(
-                oWin, 1, &nBand,
-                {static_cast<GByte *>(pData), eBufType, nPixelSpace, nLineSpace, 0}, psExtraArg);
-        Owner()->Prefetch(oWin, 1, &nBand);
-    }
-    return GDALPamRasterBand::IRasterIO(eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize,
-                                        nBufYSize, eBufType, nPixelSpace, nLineSpace, psExtraArg);
+    const auto ReadCached = [&]() {
+        return GDALPamRasterBand::IRasterIO(eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize,
+                                            nBufYSize, eBufType, nPixelSpace, nLineSpace, psExtraArg);
+    };
+    if (!IsPlainRead(eRWFlag, nXOff, nYOff, nXSize, nYSize, nBufXSize, nBufYSize, psExtraArg))
+        return ReadCached();
+    const NSVQDataset::Window oWin{nXOff, nYOff, nXSize, nYSize};
+    const NSVQDataset::Buffer oBuffer{static_cast<GByte *>(pData), eBufType, nPixelSpace, nLineSpace, 0};
+    if (Owner()->IsDirect(oWin, 1, &nBand, eBufType))
+        return Owner()->ReadDirect(oWin, 1, &nBand, oBuffer, psExtraArg);
+    Owner()->Prefetch(oWin, 1, &nBand);
+    return Owner()->ReadAround(ReadCached, oWin, 1, &nBand, oBuffer, psExtraArg);
 }
 
 /* ---- masks ---- */

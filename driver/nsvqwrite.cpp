@@ -5,6 +5,8 @@
  * write before has failed. */
 #include "nsvqcreate.h"
 
+#include <algorithm>
+
 namespace
 {
 
@@ -17,7 +19,7 @@ class WriteBand final : public GDALPamRasterBand
 
     CPLErr IReadBlock(int nBlockXOff, int nBlockYOff, void *pImage) override
     {
-        return m_poTemporary->ReadBlock(nBlockXOff, nBlockYOff, pImage);
+        return TransferBlock(GF_Read, nBlockXOff, nBlockYOff, pImage);
     }
     CPLErr IWriteBlock(int nBlockXOff, int nBlockYOff, void *pImage) override;
     CPLErr IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize, void *pData,
@@ -25,6 +27,31 @@ class WriteBand final : public GDALPamRasterBand
                      GSpacing nLineSpace, GDALRasterIOExtraArg *psExtraArg) override;
     CPLErr Fill(double dfReal, double dfImaginary) override;
     CPLErr FlushCache(bool bAtClosing) override;
+    // What was never written is nodata, as in other formats; the temporary file must know it for that.
+    CPLErr SetNoDataValue(double dfNoData) override
+    {
+        Quiet oQuiet;
+        m_poTemporary->SetNoDataValue(dfNoData);
+        return GDALPamRasterBand::SetNoDataValue(dfNoData);
+    }
+    CPLErr SetNoDataValueAsInt64(int64_t nNoData) override
+    {
+        Quiet oQuiet;
+        m_poTemporary->SetNoDataValueAsInt64(nNoData);
+        return GDALPamRasterBand::SetNoDataValueAsInt64(nNoData);
+    }
+    CPLErr SetNoDataValueAsUInt64(uint64_t nNoData) override
+    {
+        Quiet oQuiet;
+        m_poTemporary->SetNoDataValueAsUInt64(nNoData);
+        return GDALPamRasterBand::SetNoDataValueAsUInt64(nNoData);
+    }
+    CPLErr DeleteNoDataValue() override
+    {
+        Quiet oQuiet;
+        m_poTemporary->DeleteNoDataValue();
+        return GDALPamRasterBand::DeleteNoDataValue();
+    }
     bool IsMaskBand() const override
     {
         return m_poTemporary->IsMaskBand();
@@ -52,7 +79,13 @@ class WriteBand final : public GDALPamRasterBand
     }
 
   private:
+    struct Quiet { // GeoTIFF warns that it has one nodata value for all bands: while it is open it has more
+        CPLErrorStateBackuper oBackuper{};
+        CPLErrorHandlerPusher oPusher{CPLQuietErrorHandler};
+    };
+
     WriteDataset *Owner() const;
+    CPLErr TransferBlock(GDALRWFlag eRWFlag, int nBlockXOff, int nBlockYOff, void *pImage);
 
     GDALRasterBand *m_poTemporary; // its dataset's
     std::unique_ptr<WriteBand> m_poMask{};
@@ -70,6 +103,8 @@ class WriteDataset final : public GDALPamDataset
                      BANDMAP_TYPE panBandMap, GSpacing nPixelSpace, GSpacing nLineSpace,
                      GSpacing nBandSpace, GDALRasterIOExtraArg *psExtraArg) override
     {
+        // Blocks of the bands' own, which statistics come by, are older or newer than the temporary file's.
+        for (int i = 0; i < nBandCount; i++) GetRasterBand(panBandMap[i])->FlushCache(false);
         const CPLErr eErr = m_poTemporary->RasterIO(
             eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize, nBufYSize, eBufType, nBandCount,
             panBandMap, nPixelSpace, nLineSpace, nBandSpace, psExtraArg);
@@ -79,6 +114,7 @@ class WriteDataset final : public GDALPamDataset
     {
         return m_poTemporary->CreateMaskBand(nNewFlags);
     }
+    NSVQ_FLUSH_RESULT FlushCache(bool bAtClosing) override;
     NSVQ_CLOSE_OVERRIDE
 
     // What a write came to: whoever goes on after a failure gets no file with holes.
@@ -86,6 +122,18 @@ class WriteDataset final : public GDALPamDataset
     {
         m_bFailed = m_bFailed || eErr != CE_None;
         return eErr;
+    }
+
+  protected:
+    // The file gets overviews when it is closed.
+    CPLErr IBuildOverviews(const char *pszResampling, int, const int *, int, const int *,
+                           GDALProgressFunc, void *, CSLConstList) override
+    {
+        const bool bKnown = EQUAL(pszResampling, "NEAREST") || EQUAL(pszResampling, "MODE");
+        if (bKnown && !m_aosOptions.FetchNameValue("OVERVIEW_RESAMPLING"))
+            m_aosOptions.SetNameValue("OVERVIEW_RESAMPLING", pszResampling);
+        m_aosOptions.SetNameValue("OVERVIEWS", "AUTO");
+        return CE_None;
     }
 
   private:
@@ -115,15 +163,26 @@ WriteBand::WriteBand(WriteDataset *poDSIn, GDALRasterBand *poTemporary) : m_poTe
     poTemporary->GetBlockSize(&nBlockXSize, &nBlockYSize);
 }
 
+/* Through the temporary file's cache, where what was written may still be. */
+CPLErr WriteBand::TransferBlock(GDALRWFlag eRWFlag, int nBlockXOff, int nBlockYOff, void *pImage)
+{
+    const int nX = nBlockXOff * nBlockXSize, nY = nBlockYOff * nBlockYSize;
+    const int nW = std::min(nBlockXSize, nRasterXSize - nX), nH = std::min(nBlockYSize, nRasterYSize - nY);
+    const GSpacing nBytes = GDALGetDataTypeSizeBytes(eDataType);
+    return m_poTemporary->RasterIO(eRWFlag, nX, nY, nW, nH, pImage, nW, nH, eDataType, nBytes,
+                                   nBytes * nBlockXSize, nullptr);
+}
+
 CPLErr WriteBand::IWriteBlock(int nBlockXOff, int nBlockYOff, void *pImage)
 {
-    return Owner()->Written(m_poTemporary->WriteBlock(nBlockXOff, nBlockYOff, pImage));
+    return Owner()->Written(TransferBlock(GF_Write, nBlockXOff, nBlockYOff, pImage));
 }
 
 CPLErr WriteBand::IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize, int nYSize, void *pData,
                             int nBufXSize, int nBufYSize, GDALDataType eBufType, GSpacing nPixelSpace,
                             GSpacing nLineSpace, GDALRasterIOExtraArg *psExtraArg)
 {
+    GDALPamRasterBand::FlushCache(false); // as for the dataset
     const CPLErr eErr = m_poTemporary->RasterIO(eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize,
                                                 nBufYSize, eBufType, nPixelSpace, nLineSpace, psExtraArg);
     return eRWFlag == GF_Write ? Owner()->Written(eErr) : eErr;
@@ -131,6 +190,7 @@ CPLErr WriteBand::IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize
 
 CPLErr WriteBand::Fill(double dfReal, double dfImaginary)
 {
+    GDALPamRasterBand::FlushCache(false);
     return Owner()->Written(m_poTemporary->Fill(dfReal, dfImaginary));
 }
 
@@ -160,25 +220,36 @@ WriteDataset::~WriteDataset()
 
 NSVQ_CLOSE_DEFINE(WriteDataset)
 
+/* Blocks that were written through the cache, then what GeoTIFF holds back: a full disk shows here. */
+NSVQ_FLUSH_RESULT WriteDataset::FlushCache(bool bAtClosing)
+{
+    bool bNew = false;
+    if (m_poTemporary) {
+        CPLErrorStateBackuper oBackuper;
+        CPLErrorReset();
+        GDALPamDataset::FlushCache(bAtClosing);
+        m_poTemporary->FlushCache(false);
+        bNew = !m_bFailed && CPLGetLastErrorType() == CE_Failure;
+        m_bFailed |= bNew;
+    }
+    if (bNew) // gdalwarp looks for the last error
+        CPLError(CE_Failure, CPLE_FileIO, "%s: not all could be written", m_osFilename.c_str());
+    NSVQ_FLUSHED(m_bFailed ? CE_Failure : CE_None);
+}
+
 CPLErr WriteDataset::Finish()
 {
     if (m_bFinished) return CE_None;
     m_bFinished = true;
-    // Blocks that were written through the cache, then what GeoTIFF holds back: a full disk shows here.
     const std::string osTemporary = m_poTemporary->GetDescription();
     CPLErr eErr = CE_None;
-    {
-        CPLErrorStateBackuper oBackuper;
-        CPLErrorReset();
-        FlushCache(false);
-        m_poTemporary->FlushCache(false);
-        if (m_bFailed || CPLGetLastErrorType() == CE_Failure) eErr = CE_Failure;
-    }
-    if (eErr == CE_None) {
+    FlushCache(false);
+    if (!m_bFailed) {
         std::unique_ptr<GDALDataset> poDone(NSVQDataset::CreateCopy(
             m_osFilename.c_str(), this, FALSE, m_aosOptions.List(), nullptr, nullptr));
         if (!poDone) eErr = CE_Failure;
     } else {
+        eErr = CE_Failure;
         CPLError(CE_Failure, CPLE_FileIO, "%s: what was written cannot be kept",
                  m_osFilename.c_str());
     }

@@ -169,3 +169,77 @@ def test_disk_full(tmp_path, limit):
     done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path / "a.nsvq"), str(limit)],
                           cwd=os.path.dirname(os.path.abspath(__file__)))
     assert done.returncode == 0 and os.listdir(tmp_path) == []
+
+
+def test_reading_before_closing(tmp_path):
+    """Statistics and checksums are of what has been written so far, whichever way it came."""
+    ds = create(tmp_path / "a.nsvq", 800, 700, 2, gdal.GDT_UInt16, "LOSSLESS=YES")
+    band = ds.GetRasterBand(1)
+    pixels = noise(800, 700, 2).astype(np.uint16) + 300
+    want = memory(pixels // 256)  # any of the size
+    for step in range(3):
+        pixels[0, 100 * step:100 * step + 50] += 1000 * step + 5
+        if step == 1:
+            ds.WriteArray(pixels)
+        else:
+            band.WriteArray(pixels[0])
+        assert band.ComputeStatistics(False)[:2] == [pixels[0].min(), pixels[0].max()]
+        want = gdal.GetDriverByName("MEM").Create("", 800, 700, 1, gdal.GDT_UInt16)
+        want.GetRasterBand(1).WriteArray(pixels[0])
+        assert band.Checksum() == want.GetRasterBand(1).Checksum()
+        assert np.array_equal(band.ReadAsArray(), pixels[0])
+    band = ds = None
+    ds = reopen(tmp_path / "a.nsvq")
+    assert np.array_equal(ds.GetRasterBand(1).ReadAsArray(), pixels[0])
+    assert float(ds.GetRasterBand(1).GetMetadataItem("STATISTICS_MAXIMUM")) == pixels[0].max()
+
+
+def test_what_was_never_written_is_nodata(tmp_path):
+    ds = create(tmp_path / "a.nsvq", 1100, 600, 2, gdal.GDT_Int16, "LOSSLESS=YES")
+    with errors() as found:
+        for b, value in [(1, -9999), (2, 77)]:
+            ds.GetRasterBand(b).SetNoDataValue(value)
+            ds.GetRasterBand(b).WriteArray(np.full((20, 30), 5, np.int16), 40, 50)
+    assert found == []
+    ds = None
+    ds = reopen(tmp_path / "a.nsvq")
+    for b, value in [(1, -9999), (2, 77)]:
+        want = np.full((600, 1100), value, np.int16)
+        want[50:70, 40:70] = 5
+        assert ds.GetRasterBand(b).GetNoDataValue() == value
+        assert np.array_equal(ds.GetRasterBand(b).ReadAsArray(), want)
+
+
+def test_overviews_asked_for_before_closing(tmp_path):
+    ds = create(tmp_path / "a.nsvq", 1100, 600, 1, gdal.GDT_Byte, "LOSSLESS=YES", "OVERVIEWS=NONE")
+    pixels = noise(1100, 600)
+    ds.WriteArray(pixels)
+    assert ds.BuildOverviews("NEAREST", [2, 4]) == 0
+    ds = None
+    assert os.listdir(tmp_path) == ["a.nsvq"]
+    ds = reopen(tmp_path / "a.nsvq")
+    small = ds.GetRasterBand(1).GetOverview(0).ReadAsArray()
+    assert small.shape == (300, 550) and np.isin(small[5, 5], pixels[0, 10:12, 10:12])
+
+
+FULL_FLUSH = """
+import resource, sys
+from conftest import noise
+from osgeo import gdal
+ds = gdal.GetDriverByName("NSVQ").Create(sys.argv[1], 700, 600, 3)
+gdal.PushErrorHandler("CPLQuietErrorHandler")
+ds.WriteArray(noise(700, 600, 3))
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+gdal.ErrorReset()
+ds.FlushCache()
+failed = gdal.GetLastErrorType() == gdal.CE_Failure
+ds = None
+sys.exit(0 if failed else 1)
+"""
+
+
+def test_flushing_tells_of_a_full_disk(tmp_path):
+    """As gdalwarp asks."""
+    done = subprocess.run([sys.executable, "-c", FULL_FLUSH, str(tmp_path / "a.nsvq")],
+                          cwd=os.path.dirname(os.path.abspath(__file__)))
+    assert done.returncode == 0 and os.listdir(tmp_path) == []

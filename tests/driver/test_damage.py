@@ -174,3 +174,30 @@ def test_identify_reads_the_signature_only():
             found = driver("/vsimem/other.nsvq")
         assert found is None or found.ShortName != "NSVQ"
         gdal.Unlink("/vsimem/other.nsvq")
+
+
+def test_damage_reaches_only_the_edges_of_lossy_neighbours():
+    """Windows of any block but the damaged one, 64 pixels away from it, are read, without a word."""
+    source = memory(picture(2560, 1536))
+    path = copy("/vsimem/lossy.nsvq", source, "OVERVIEWS=NONE", "EFFORT=1")
+    ds = reopen(path)
+    whole, data = ds.ReadAsArray(), bytearray(load(path))
+    data[len(data) // 2] ^= 1
+    gdal.FileFromMemBuffer("/vsimem/damaged.nsvq", bytes(data))
+    broken = []
+    for band_wise in [True, False]:
+        ds = reopen("/vsimem/damaged.nsvq")
+        for y in range(0, 1536, 512):
+            for x in range(0, 2560, 512):
+                window = (x + 64, y + 64, 384, 384)
+                with errors() as found:
+                    got = ds.GetRasterBand(2).ReadAsArray(*window) if band_wise else ds.ReadAsArray(*window)
+                if got is None:
+                    assert failures(found)
+                    broken.append((x, y))
+                    continue
+                want = whole[:, window[1]:window[1] + 384, window[0]:window[0] + 384]
+                assert found == [] and np.array_equal(got, want[1] if band_wise else want)
+    assert len(broken) == 2 and broken[0] == broken[1]
+    gdal.Unlink("/vsimem/lossy.nsvq")
+    gdal.Unlink("/vsimem/damaged.nsvq")

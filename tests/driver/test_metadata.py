@@ -273,6 +273,57 @@ def test_what_the_file_holds_cannot_be_taken_away(tmp_path):
     assert no_sidecar(path)
 
 
+def test_scale_and_offset_beside_other_edits(tmp_path):
+    """An .aux.xml about something else says 1 and 0, and means nothing by it."""
+    source = gdal.GetDriverByName("MEM").Create("", 50, 40, 1, gdal.GDT_UInt16)
+    source.GetRasterBand(1).SetScale(0.1)
+    source.GetRasterBand(1).SetOffset(220)
+    path = copy(tmp_path / "a.nsvq", source)
+    ds = reopen(path)
+    ds.GetRasterBand(1).ComputeStatistics(False)
+    ds = None
+    assert not no_sidecar(path)
+    ds = reopen(path)
+    assert (ds.GetRasterBand(1).GetScale(), ds.GetRasterBand(1).GetOffset()) == (0.1, 220)
+    assert ds.GetRasterBand(1).SetScale(1) == 0
+    ds = None
+    ds = reopen(path)
+    assert (ds.GetRasterBand(1).GetScale(), ds.GetRasterBand(1).GetOffset()) == (1, 220)
+    with errors() as found:
+        assert ds.GetRasterBand(1).SetOffset(0) != 0
+    assert failures(found) == [gdal.CPLE_NotSupported]
+
+
+@pytest.mark.parametrize("kind,value", [(gdal.GDT_Byte, 3.5), (gdal.GDT_Int16, -0.5), (gdal.GDT_UInt16, 3.5)])
+def test_nodata_that_no_sample_is(tmp_path, kind, value):
+    """GDAL's masks may round it, so samples stay exact whatever is asked for."""
+    source = gdal.GetDriverByName("MEM").Create("", 50, 40, 1, kind)
+    source.GetRasterBand(1).WriteArray(noise(50, 40)[0] % 8)
+    source.GetRasterBand(1).SetNoDataValue(value)
+    ds = reopen(copy(tmp_path / "a.nsvq", source, "QUALITY=20"))
+    assert ds.GetRasterBand(1).GetNoDataValue() == value
+    assert np.array_equal(ds.ReadAsArray(), source.ReadAsArray())
+
+
+def test_grey_masks_are_told_of(tmp_path):
+    source = memory(picture(60, 50))
+    source.CreateMaskBand(gdal.GMF_PER_DATASET)
+    grey = noise(60, 50)[0]
+    source.GetRasterBand(1).GetMaskBand().WriteArray(grey)
+    with errors() as found:
+        path = copy(tmp_path / "a.nsvq", source)
+    assert [cls for cls, _, _ in found] == [gdal.CE_Warning]
+    ds = reopen(path)
+    assert np.array_equal(ds.GetRasterBand(1).GetMaskBand().ReadAsArray(), (grey > 0) * 255)
+
+
+@pytest.mark.parametrize("name", ["ESRI:102001", "EPSG:32633"])
+def test_crs_keeps_the_codes_of_its_parts(tmp_path, name):
+    source = memory(picture(20, 20))
+    source.SetSpatialRef(crs(name))
+    assert reopen(copy(tmp_path / "a.nsvq", source)).GetProjection() == source.GetProjection()
+
+
 def test_masks_and_read_only_files(tmp_path):
     path = copy(tmp_path / "a.nsvq", memory(picture(40, 30)))
     ds = reopen(path)

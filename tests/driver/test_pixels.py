@@ -350,3 +350,14 @@ def test_same_bytes_for_any_number_of_threads(vsimem):
         files.append(gdal.VSIFReadL(1, gdal.VSIStatL(path).size, f))
         gdal.VSIFCloseL(f)
     assert files[0] == files[1] == files[2]
+
+
+@pytest.mark.parametrize("window", [(0, 0, 2000, 500), (-5, 0, 20, 20), (500, 400, 800, 700), (0, 0, 0, 0)])
+def test_advice_that_makes_no_sense(tmp_path, window):
+    pixels = picture(1100, 900)
+    ds = reopen(copy(tmp_path / "a.nsvq", memory(pixels), "LOSSLESS=YES"))
+    with errors():
+        ds.AdviseRead(*window)
+    with errors() as found:
+        assert np.array_equal(ds.GetRasterBand(1).ReadAsArray(1000, 0, 20, 20), pixels[0, :20, 1000:1020])
+    assert found == []

@@ -37,6 +37,13 @@ def test_psnr(vsimem, wanted):
     assert abs(got - wanted) < 0.1
 
 
+@pytest.mark.parametrize("option", ["PSNR=70", "PSNR=1", "RATE=0.0001", "RATE=300"])
+def test_what_cannot_be_reached_is_told(vsimem, option):
+    with errors() as found:
+        copy(vsimem + "/a.nsvq", memory(scene(300, 200)), option)
+    assert [cls for cls, _, _ in found] == [gdal.CE_Warning] and "nearest" in found[0][2]
+
+
 def test_psnr_leaves_nodata_out(vsimem):
     pixels = scene(300, 300, 3)
     pixels[:, 100:200, :] = 0

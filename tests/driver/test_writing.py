@@ -120,6 +120,27 @@ def test_target_is_a_folder(tmp_path):
     assert os.listdir(tmp_path) == ["a.nsvq"] and os.listdir(tmp_path / "a.nsvq") == ["file"]
 
 
+def test_target_is_a_device(tmp_path):
+    """A finished file must not take its name."""
+    path = tmp_path / "a.nsvq"
+    path.symlink_to("/dev/null")
+    fails(path, memory(noise(20, 20)))
+    assert os.listdir(tmp_path) == ["a.nsvq"] and path.is_char_device()
+
+
+def test_name_as_long_as_they_come(tmp_path):
+    path = copy(tmp_path / ("x" * 250 + ".nsvq"), memory(noise(20, 20)))
+    assert np.array_equal(reopen(path).ReadAsArray(), reopen(copy(tmp_path / "a.nsvq", memory(noise(20, 20)))).ReadAsArray())
+    assert len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("path", ["/vsigzip/%s/a.nsvq.gz", "/vsizip/%s/a.zip/a.nsvq"])
+def test_into_an_archive(tmp_path, path):
+    pixels = noise(300, 200)
+    ds = reopen(copy(path % tmp_path, memory(pixels), "LOSSLESS=YES"))
+    assert np.array_equal(ds.ReadAsArray(), pixels[0]) and not [f for f in os.listdir(tmp_path) if "tmp" in f]
+
+
 @pytest.mark.parametrize("at", [0, 0.2, 0.6, 1])
 def test_cancelling(tmp_path, at):
     seen = []

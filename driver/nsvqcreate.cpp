@@ -190,7 +190,7 @@ static void WarnOfMiss(const NSVQCreateOptions &oOptions, double dfReached)
     if (oOptions.dfPSNR > 0 && std::fabs(dfReached - oOptions.dfPSNR) > 0.1)
         CPLError(CE_Warning, CPLE_AppDefined, "PSNR=%g: the nearest that there is has %.2f dB",
                  oOptions.dfPSNR, dfReached);
-    if (oOptions.dfRate > 0 && std::fabs(dfReached / oOptions.dfRate - 1) > 0.05)
+    if (oOptions.dfRate > 0 && std::fabs(dfReached / oOptions.dfRate - 1) > 0.1)
         CPLError(CE_Warning, CPLE_AppDefined, "RATE=%g: the nearest that there is has %.4g bits per pixel",
                  oOptions.dfRate, dfReached);
 }

@@ -561,7 +561,7 @@ bool bands_fit(bands *b, int effort)
     uint32_t x0 = b->w > 4 ? 2 : 0, y0 = b->h > 4 ? 1 : 0;
     for (int pass = 0; pass < 2; pass++) {
         double scale[N_SCALES];
-        uint32_t step = rows_step(b, pass ? many ? 8000 : 24000 : 4000);
+        uint32_t step = rows_step(b, pass && many ? 8000 : 4000);
         for (int i = 0; i < N_SCALES; i++) scale[i] = b->f.scale[i] / 64.0;
         moments_clear(&f.g, f.all.n_taps + 2);
         for (uint32_t y = y0; y < b->h; y += step) {

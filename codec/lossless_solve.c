@@ -1,6 +1,11 @@
 /* lossless_solve.c - see lossless_solve.h. */
 #include "lossless_solve.h"
 
+#if defined __x86_64__ && defined __GNUC__ && !defined __SANITIZE_ADDRESS__
+#define HAVE_512 1
+#include <immintrin.h>
+#endif
+
 static double floor_of(double x) /* |x| < 2^62 */
 {
     double t = (double)(int64_t)x;
@@ -79,12 +84,16 @@ void moments_clear(moments *g, int n_x)
     for (int i = 0; i < n_x; i++) memset(g->m[i], 0, (size_t)n_x * sizeof *g->m[i]);
 }
 
+static void keep_sums(double *to, lanes sum)
+{
+    *to += sum[0] + sum[1] + sum[2] + sum[3];
+}
+
 /* No order matters to sums of whole numbers below 2^53; weighted ones depend on this one. */
-CLONES void moments_add(moments *g, const double *const *x, const double *weight, int n_x, int n)
+CLONES static void add_moments(moments *g, const double *const *x, const double *weight, int n_x, int n)
 {
     for (int i = 0; i < n_x; i += 2) { // blocks of 2 x 4 products, in registers
         const double *x0 = x[i], *x1 = x[i + 1 < n_x ? i + 1 : i];
-        double *to0 = g->m[i], *to1 = g->m[i + 1 < n_x ? i + 1 : i];
         for (int j = i; j < n_x; j += 4) {
             int m = n_x - j < 4 ? n_x - j : 4;
             const double *y0 = x[j], *y1 = x[m > 1 ? j + 1 : j], *y2 = x[m > 2 ? j + 2 : j],
@@ -98,15 +107,58 @@ CLONES void moments_add(moments *g, const double *const *x, const double *weight
                 u = load(y2 + k), s02 += v0 * u, s12 += v1 * u;
                 u = load(y3 + k), s03 += v0 * u, s13 += v1 * u;
             }
-            const lanes sums[8] = {s00, s01, s02, s03, s10, s11, s12, s13};
-            for (int t = 0; t < m; t++) {
-                to0[j + t] += sums[t][0] + sums[t][1] + sums[t][2] + sums[t][3];
-                if (i + 1 < n_x)
-                    to1[j + t] += sums[4 + t][0] + sums[4 + t][1] + sums[4 + t][2] + sums[4 + t][3];
-            }
+            const lanes sums[2][4] = {{s00, s01, s02, s03}, {s10, s11, s12, s13}};
+            for (int r = 0; r < 2 && i + r < n_x; r++)
+                for (int t = 0; t < m; t++) keep_sums(&g->m[i + r][j + t], sums[r][t]);
         }
     }
 }
+
+#ifdef HAVE_512
+/* The same sums, two of them side by side in a register: blocks of 4 x 4 products. */
+__attribute__((target("avx512f"))) static void
+add_moments_512(moments *g, const double *const *x, const double *weight, int n_x, int n)
+{
+    for (int i = 0; i < n_x; i += 4) {
+        const double *a[4];
+        for (int r = 0; r < 4; r++) a[r] = x[i + r < n_x ? i + r : n_x - 1];
+        for (int j = i; j < n_x; j += 4) {
+            const double *b[4];
+            __m512d s[2][4];
+            for (int t = 0; t < 4; t++) b[t] = x[j + t < n_x ? j + t : n_x - 1];
+            for (int t = 0; t < 8; t++) s[t / 4][t % 4] = _mm512_setzero_pd();
+            for (int k = 0; k < n; k += LANES) {
+                __m256d w = _mm256_loadu_pd(weight + k);
+                __m512d v[2];
+                for (int r = 0; r < 2; r++)
+                    v[r] = _mm512_insertf64x4(
+                        _mm512_castpd256_pd512(_mm256_mul_pd(_mm256_loadu_pd(a[2 * r] + k), w)),
+                        _mm256_mul_pd(_mm256_loadu_pd(a[2 * r + 1] + k), w), 1);
+                for (int t = 0; t < 4; t++) {
+                    __m512d u = _mm512_broadcast_f64x4(_mm256_loadu_pd(b[t] + k));
+                    s[0][t] = _mm512_add_pd(s[0][t], _mm512_mul_pd(v[0], u));
+                    s[1][t] = _mm512_add_pd(s[1][t], _mm512_mul_pd(v[1], u));
+                }
+            }
+            for (int r = 0; r < 4 && i + r < n_x; r++)
+                for (int t = 0; t < 4 && j + t < n_x; t++)
+                    keep_sums(&g->m[i + r][j + t],
+                              (lanes)(r % 2 ? _mm512_extractf64x4_pd(s[r / 2][t], 1)
+                                            : _mm512_castpd512_pd256(s[r / 2][t])));
+        }
+    }
+}
+
+void moments_add(moments *g, const double *const *x, const double *weight, int n_x, int n)
+{
+    (__builtin_cpu_supports("avx512f") ? add_moments_512 : add_moments)(g, x, weight, n_x, n);
+}
+#else
+void moments_add(moments *g, const double *const *x, const double *weight, int n_x, int n)
+{
+    add_moments(g, x, weight, n_x, n);
+}
+#endif
 
 void moments_mirror(moments *g, int n)
 {

@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "lossless.h"
+#include "lossless_solve.h"
 #include "support.h"
 
 typedef enum fill {
@@ -314,12 +315,41 @@ static void damage(void **state)
     }
 }
 
+/* Sums of products are the same bits on every processor. */
+static void moments_of_any_width(void **state)
+{
+    enum { N = 36 };
+    static double rows[MAX_UNKNOWNS + 1][N], weight[N];
+    const double *x[MAX_UNKNOWNS + 1];
+    moments got;
+    test_rng r = {11};
+
+    (void)state;
+    for (int i = 0; i <= MAX_UNKNOWNS; i++) {
+        x[i] = rows[i];
+        for (int k = 0; k < N; k++) rows[i][k] = test_range(&r, -30000, 30000) / 64.;
+    }
+    for (int k = 0; k < N; k++) weight[k] = 1. / test_range(&r, 1, 5000);
+    for (int n = 1; n <= MAX_UNKNOWNS + 1; n += n < 10 ? 1 : 13) {
+        moments_clear(&got, n);
+        moments_add(&got, x, weight, n, N);
+        for (int i = 0; i < n; i++)
+            for (int j = i; j < n; j++) {
+                double lane[LANES] = {0};
+                for (int k = 0; k < N; k++) lane[k % LANES] += rows[i][k] * weight[k] * rows[j][k];
+                double want = lane[0] + lane[1] + lane[2] + lane[3];
+                assert_memory_equal(&got.m[i][j], &want, sizeof want);
+            }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(small_shapes), cmocka_unit_test(many_bands),
                                        cmocka_unit_test(large_blocks), cmocka_unit_test(sizes),
                                        cmocka_unit_test(limits),       cmocka_unit_test(damage),
-                                       cmocka_unit_test(collars)};
+                                       cmocka_unit_test(collars),
+                                       cmocka_unit_test(moments_of_any_width)};
 
     if (!(work = nsvq_scratch_create())) return 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -237,8 +237,9 @@ static inline int32_t get_value(reader *r, model *m, unsigned k)
     if (bin == BIN_REST) {
         n = (uint32_t)bits ? (unsigned)__builtin_ctz((uint32_t)bits) : 31;
         r->bit += n + 1;
+        a = bin_base[BIN_REST] + (get_bits(r, n) | 1u << n) - 1;
         bits = peek_bits(r);
-        a = bin_base[BIN_REST] + (((uint32_t)bits & ((1u << n) - 1)) | 1u << n) - 1;
+        n = 0;
     } else {
         a = bin_base[bin] + ((uint32_t)bits & ((1u << n) - 1));
     }

@@ -84,13 +84,13 @@ void moments_clear(moments *g, int n_x)
     for (int i = 0; i < n_x; i++) memset(g->m[i], 0, (size_t)n_x * sizeof *g->m[i]);
 }
 
-static void keep_sums(double *to, lanes sum)
+static void keep_sum(double *to, const double *sum)
 {
     *to += sum[0] + sum[1] + sum[2] + sum[3];
 }
 
 /* No order matters to sums of whole numbers below 2^53; weighted ones depend on this one. */
-CLONES static void add_moments(moments *g, const double *const *x, const double *weight, int n_x, int n)
+CLONES void moments_add_narrow(moments *g, const double *const *x, const double *weight, int n_x, int n)
 {
     for (int i = 0; i < n_x; i += 2) { // blocks of 2 x 4 products, in registers
         const double *x0 = x[i], *x1 = x[i + 1 < n_x ? i + 1 : i];
@@ -109,7 +109,8 @@ CLONES static void add_moments(moments *g, const double *const *x, const double 
             }
             const lanes sums[2][4] = {{s00, s01, s02, s03}, {s10, s11, s12, s13}};
             for (int r = 0; r < 2 && i + r < n_x; r++)
-                for (int t = 0; t < m; t++) keep_sums(&g->m[i + r][j + t], sums[r][t]);
+                for (int t = 0; t < m; t++)
+                    keep_sum(&g->m[i + r][j + t], (const double *)&sums[r][t]);
         }
     }
 }
@@ -140,23 +141,24 @@ add_moments_512(moments *g, const double *const *x, const double *weight, int n_
                     s[1][t] = _mm512_add_pd(s[1][t], _mm512_mul_pd(v[1], u));
                 }
             }
-            for (int r = 0; r < 4 && i + r < n_x; r++)
-                for (int t = 0; t < 4 && j + t < n_x; t++)
-                    keep_sums(&g->m[i + r][j + t],
-                              (lanes)(r % 2 ? _mm512_extractf64x4_pd(s[r / 2][t], 1)
-                                            : _mm512_castpd512_pd256(s[r / 2][t])));
+            for (int r = 0; r < 4; r++)
+                for (int t = 0; t < 4 && i + r < n_x && j + t < n_x; t++) {
+                    double both[2 * LANES];
+                    _mm512_storeu_pd(both, s[r / 2][t]);
+                    keep_sum(&g->m[i + r][j + t], both + r % 2 * LANES);
+                }
         }
     }
 }
 
 void moments_add(moments *g, const double *const *x, const double *weight, int n_x, int n)
 {
-    (__builtin_cpu_supports("avx512f") ? add_moments_512 : add_moments)(g, x, weight, n_x, n);
+    (__builtin_cpu_supports("avx512f") ? add_moments_512 : moments_add_narrow)(g, x, weight, n_x, n);
 }
 #else
 void moments_add(moments *g, const double *const *x, const double *weight, int n_x, int n)
 {
-    add_moments(g, x, weight, n_x, n);
+    moments_add_narrow(g, x, weight, n_x, n);
 }
 #endif
 

@@ -19,6 +19,8 @@ typedef struct moments {
 void moments_clear(moments *g, int n_x);
 /* m[i][j] += weight . x[i] . x[j] for j >= i. n: samples. */
 void moments_add(moments *g, const double *const *x, const double *weight, int n_x, int n);
+/* The same, on processors without vectors of 512 bits. */
+void moments_add_narrow(moments *g, const double *const *x, const double *weight, int n_x, int n);
 void moments_mirror(moments *g, int n);
 /* Solution c of the n unknowns in list for `target`, r with r^T r = their moments; returns the sum
  * of squares left, or -1 when they are not independent. */

@@ -285,7 +285,8 @@ typedef struct nsvq_encode_options { /* in every field 0 = default */
                                     else the largest minus the smallest of them */
     int               effort;    /* 1..9: time for smaller files; default 5 */
     double            overview_quality; /* as quality, of the levels below the full one; default: 10 less, at least 1 */
-    double           *reached;   /* may be NULL: receives the rate or PSNR that was found nearest to the one asked for */
+    double           *reached;   /* may be NULL: receives the rate or PSNR found nearest to the one asked for; untouched
+                                    where none is asked for, or no band is lossy */
 } nsvq_encode_options;
 
 /* Writes a whole file into an empty sink; *bytes (may be NULL) receives its size. Consecutive runs of

@@ -249,7 +249,10 @@ std::string NSVQGetTemporaryName(const char *pszFilename)
     constexpr size_t nMaxName = 200; // with the ending below it must not get longer than names can be
     if (IsUpload(pszFilename)) return CPLGenerateTempFilename("nsvq");
     const size_t nFolder = strlen(pszFilename) - strlen(CPLGetFilename(pszFilename));
-    return std::string(pszFilename).substr(0, nFolder + nMaxName) +
+    std::string osName = std::string(pszFilename).substr(0, nFolder + nMaxName);
+    if (osName.size() < strlen(pszFilename)) // not within a character of several bytes
+        while ((static_cast<unsigned char>(pszFilename[osName.size()]) & 0xC0) == 0x80) osName.pop_back();
+    return osName +
            CPLSPrintf(".%d-%d.tmp", static_cast<int>(CPLGetCurrentProcessID()), nCounter++);
 }
 

@@ -195,6 +195,7 @@ class NSVQDataset final : public GDALPamDataset
                   GDALDataType eBufType);
     CPLErr ReadDirect(const Window &oWin, int nBandCount, const int *panBandMap,
                       const Buffer &oBuffer, GDALRasterIOExtraArg *psExtraArg);
+    bool CanCopy(const Window &oWin, int nBandCount, GDALDataType eType, GDALDataType eBufType) const;
     template <class Cached>
     CPLErr ReadAround(Cached ReadCached, const Window &oWin, int nBandCount, const int *panBandMap,
                       const Buffer &oBuffer, GDALRasterIOExtraArg *psExtraArg);

@@ -145,10 +145,12 @@ static void SetCRS(OGRSpatialReference &oSRS, const std::string &osWKT)
     const char *pszAuthority = oSRS.GetAuthorityName(nullptr);
     const char *pszCode = oSRS.GetAuthorityCode(nullptr);
     OGRSpatialReference oFull;
+    double adfShift[7];
     if (pszAuthority && pszCode &&
         oFull.SetFromUserInput(CPLSPrintf("%s:%s", pszAuthority, pszCode),
                                OGRSpatialReference::SET_FROM_USER_INPUT_LIMITATIONS_get()) == OGRERR_NONE &&
-        oFull.IsSame(&oSRS))
+        oFull.IsSame(&oSRS) && EQUAL(oFull.GetName(), oSRS.GetName()) &&
+        oSRS.GetTOWGS84(adfShift, 7) != OGRERR_NONE)
         oSRS = oFull;
     oSRS.SetAxisMappingStrategy(OAMS_TRADITIONAL_GIS_ORDER);
 }
@@ -461,7 +463,7 @@ CPLErr NSVQBand::DeleteNoDataValue()
 // PAM stores scale and offset together, so an edit of one takes the file's other along; 1 and 0 are none.
 CPLErr NSVQBand::SetScaling(double dfScale, double dfOffset)
 {
-    if (dfScale == 1 && dfOffset == 0 && (m_dfScale != 1 || m_dfOffset != 0))
+    if (Base() || (dfScale == 1 && dfOffset == 0 && (m_dfScale != 1 || m_dfOffset != 0)))
         return CannotRemove("a scale or an offset");
     const CPLErr eErr = GDALPamRasterBand::SetScale(dfScale);
     return eErr == CE_None ? GDALPamRasterBand::SetOffset(dfOffset) : eErr;

@@ -229,6 +229,15 @@ GDALDataType NSVQDataset::GetTypeOf(int nBandCount, const int *panBandMap)
     return eType;
 }
 
+/* Whether a direct read fits into the temporary buffer that another type of the caller's asks for. */
+bool NSVQDataset::CanCopy(const Window &oWin, int nBandCount, GDALDataType eType,
+                          GDALDataType eBufType) const
+{
+    return eType != GDT_Unknown &&
+           (eBufType == eType || static_cast<size_t>(nBandCount) * oWin.nW <=
+                                     kMaxTemporaryBytes / m_sInfo.block_size / GDALGetDataTypeSizeBytes(eType));
+}
+
 /* Whether a window is better decoded straight into the caller's buffer: it has more than one block,
  * at least half of the pixels of its blocks are asked for, and all bands of every group that it
  * touches. */
@@ -244,10 +253,7 @@ bool NSVQDataset::IsDirect(const Window &oWin, int nBandCount, const int *panBan
     if (nX1 - nX0 <= nBlock && nY1 - nY0 <= nBlock) return false;
     if (2 * GIntBig(oWin.nW) * oWin.nH < GIntBig(nX1 - nX0) * (nY1 - nY0)) return false;
     const GDALDataType eType = GetTypeOf(nBandCount, panBandMap);
-    if (eType == GDT_Unknown) return false;
-    if (eBufType != eType && static_cast<size_t>(nBandCount) * oWin.nW >
-                                 kMaxTemporaryBytes / nBlock / GDALGetDataTypeSizeBytes(eType))
-        return false;
+    if (!CanCopy(oWin, nBandCount, eType, eBufType)) return false;
 
     std::vector<bool> abAsked(nBands);
     for (int i = 0; i < nBandCount; i++) abAsked[panBandMap[i] - 1] = true;
@@ -342,12 +348,17 @@ CPLErr NSVQDataset::ReadAround(Cached ReadCached, const Window &oWin, int nBandC
                                GDALRasterIOExtraArg *psExtraArg)
 {
     std::vector<Message> aoMessages;
-    CPLPushErrorHandlerEx(KeepMessage, &aoMessages);
-    CPLSetCurrentErrorHandlerCatchDebug(FALSE);
-    const CPLErr eErr = ReadCached();
-    CPLPopErrorHandler();
-    if (eErr == CE_Failure && CPLGetLastErrorNo() != CPLE_UserInterrupt &&
-        GetTypeOf(nBandCount, panBandMap) != GDT_Unknown)
+    CPLErr eErr;
+    bool bCancelled;
+    {
+        CPLErrorStateBackuper oBackuper;
+        CPLErrorHandlerPusher oPusher(KeepMessage, &aoMessages);
+        CPLSetCurrentErrorHandlerCatchDebug(FALSE);
+        eErr = ReadCached();
+        bCancelled = CPLGetLastErrorNo() == CPLE_UserInterrupt;
+    }
+    if (eErr == CE_Failure && !bCancelled &&
+        CanCopy(oWin, nBandCount, GetTypeOf(nBandCount, panBandMap), oBuffer.eType))
         return ReadDirect(oWin, nBandCount, panBandMap, oBuffer, psExtraArg);
     for (const Message &oMessage : aoMessages)
         CPLError(oMessage.eErr, oMessage.nNumber, "%s", oMessage.osText.c_str());

@@ -27,31 +27,9 @@ class WriteBand final : public GDALPamRasterBand
                      GSpacing nLineSpace, GDALRasterIOExtraArg *psExtraArg) override;
     CPLErr Fill(double dfReal, double dfImaginary) override;
     CPLErr FlushCache(bool bAtClosing) override;
-    // What was never written is nodata, as in other formats; the temporary file must know it for that.
-    CPLErr SetNoDataValue(double dfNoData) override
-    {
-        Quiet oQuiet;
-        m_poTemporary->SetNoDataValue(dfNoData);
-        return GDALPamRasterBand::SetNoDataValue(dfNoData);
-    }
-    CPLErr SetNoDataValueAsInt64(int64_t nNoData) override
-    {
-        Quiet oQuiet;
-        m_poTemporary->SetNoDataValueAsInt64(nNoData);
-        return GDALPamRasterBand::SetNoDataValueAsInt64(nNoData);
-    }
-    CPLErr SetNoDataValueAsUInt64(uint64_t nNoData) override
-    {
-        Quiet oQuiet;
-        m_poTemporary->SetNoDataValueAsUInt64(nNoData);
-        return GDALPamRasterBand::SetNoDataValueAsUInt64(nNoData);
-    }
-    CPLErr DeleteNoDataValue() override
-    {
-        Quiet oQuiet;
-        m_poTemporary->DeleteNoDataValue();
-        return GDALPamRasterBand::DeleteNoDataValue();
-    }
+    /* Before pixels of a window are read or written: what was never written is nodata, as in other formats. The
+     * temporary file must not know of it: GeoTIFF has but one nodata value, and leaves out blocks that consist of it. */
+    CPLErr FillUntouched(GDALRWFlag eRWFlag, int nX, int nY, int nW, int nH);
     bool IsMaskBand() const override
     {
         return m_poTemporary->IsMaskBand();
@@ -79,15 +57,11 @@ class WriteBand final : public GDALPamRasterBand
     }
 
   private:
-    struct Quiet { // GeoTIFF warns that it has one nodata value for all bands: while it is open it has more
-        CPLErrorStateBackuper oBackuper{};
-        CPLErrorHandlerPusher oPusher{CPLQuietErrorHandler};
-    };
-
     WriteDataset *Owner() const;
     CPLErr TransferBlock(GDALRWFlag eRWFlag, int nBlockXOff, int nBlockYOff, void *pImage);
 
     GDALRasterBand *m_poTemporary; // its dataset's
+    std::vector<bool> m_abTouched{}; // blocks that hold pixels that were written
     std::unique_ptr<WriteBand> m_poMask{};
     bool m_bMask = false;
 };
@@ -104,7 +78,11 @@ class WriteDataset final : public GDALPamDataset
                      GSpacing nBandSpace, GDALRasterIOExtraArg *psExtraArg) override
     {
         // Blocks of the bands' own, which statistics come by, are older or newer than the temporary file's.
-        for (int i = 0; i < nBandCount; i++) GetRasterBand(panBandMap[i])->FlushCache(false);
+        for (int i = 0; i < nBandCount; i++) {
+            WriteBand *poBand = static_cast<WriteBand *>(GetRasterBand(panBandMap[i]));
+            poBand->FlushCache(false);
+            if (poBand->FillUntouched(eRWFlag, nXOff, nYOff, nXSize, nYSize) != CE_None) return CE_Failure;
+        }
         const CPLErr eErr = m_poTemporary->RasterIO(
             eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize, nBufYSize, eBufType, nBandCount,
             panBandMap, nPixelSpace, nLineSpace, nBandSpace, psExtraArg);
@@ -126,13 +104,17 @@ class WriteDataset final : public GDALPamDataset
 
   protected:
     // The file gets overviews when it is closed.
-    CPLErr IBuildOverviews(const char *pszResampling, int, const int *, int, const int *,
+    CPLErr IBuildOverviews(const char *pszResampling, int nOverviews, const int *, int, const int *,
                            GDALProgressFunc, void *, CSLConstList) override
     {
-        const bool bKnown = EQUAL(pszResampling, "NEAREST") || EQUAL(pszResampling, "MODE");
-        if (bKnown && !m_aosOptions.FetchNameValue("OVERVIEW_RESAMPLING"))
-            m_aosOptions.SetNameValue("OVERVIEW_RESAMPLING", pszResampling);
-        m_aosOptions.SetNameValue("OVERVIEWS", "AUTO");
+        m_aosOptions.SetNameValue("OVERVIEWS", nOverviews > 0 ? "AUTO" : "NONE");
+        if (nOverviews > 0) {
+            const bool bKnown = EQUAL(pszResampling, "NEAREST") || EQUAL(pszResampling, "MODE");
+            m_aosOptions.SetNameValue("OVERVIEW_RESAMPLING", bKnown ? pszResampling : "AVERAGE");
+            if (!bKnown && !EQUAL(pszResampling, "AVERAGE"))
+                CPLError(CE_Warning, CPLE_NotSupported, "overviews by AVERAGE, there are none by %s",
+                         pszResampling);
+        }
         return CE_None;
     }
 
@@ -161,6 +143,39 @@ WriteBand::WriteBand(WriteDataset *poDSIn, GDALRasterBand *poTemporary) : m_poTe
     nRasterXSize = poTemporary->GetXSize();
     nRasterYSize = poTemporary->GetYSize();
     poTemporary->GetBlockSize(&nBlockXSize, &nBlockYSize);
+    m_abTouched.resize(static_cast<size_t>(DIV_ROUND_UP(nRasterXSize, nBlockXSize)) *
+                       DIV_ROUND_UP(nRasterYSize, nBlockYSize));
+}
+
+CPLErr WriteBand::FillUntouched(GDALRWFlag eRWFlag, int nX, int nY, int nW, int nH)
+{
+    const nsvq_type eType = NSVQFromGDALBand(this);
+    const GDALDataType eBufType = NSVQToGDALType(eType);
+    uint64_t nNoData = 0;
+    const bool bFill = NSVQGetNoDataBits(this, nNoData) && nNoData != 0;
+    std::vector<GByte> abyBlock;
+
+    if (eRWFlag == GF_Read && !bFill) return CE_None;
+    for (int nBY = nY / nBlockYSize; nBY <= (nY + nH - 1) / nBlockYSize; nBY++)
+        for (int nBX = nX / nBlockXSize; nBX <= (nX + nW - 1) / nBlockXSize; nBX++) {
+            const size_t iBlock = static_cast<size_t>(nBY) * DIV_ROUND_UP(nRasterXSize, nBlockXSize) + nBX;
+            if (m_abTouched[iBlock]) continue;
+            const int nX0 = nBX * nBlockXSize, nX1 = std::min(nX0 + nBlockXSize, nRasterXSize);
+            const int nY0 = nBY * nBlockYSize, nY1 = std::min(nY0 + nBlockYSize, nRasterYSize);
+            const bool bWhole = nX <= nX0 && nY <= nY0 && nX1 - nX <= nW && nY1 - nY <= nH;
+            m_abTouched[iBlock] = true;
+            if (!bFill || (eRWFlag == GF_Write && bWhole)) continue;
+            if (abyBlock.empty()) {
+                const int nBytes = GDALGetDataTypeSizeBytes(eBufType);
+                abyBlock.resize(static_cast<size_t>(nBytes) * nBlockXSize * nBlockYSize);
+                GDALCopyWords64(&nNoData, eBufType, 0, abyBlock.data(), eBufType, nBytes,
+                                GPtrDiff_t(nBlockXSize) * nBlockYSize);
+            }
+            if (Owner()->Written(m_poTemporary->RasterIO(GF_Write, nX0, nY0, nX1 - nX0, nY1 - nY0, abyBlock.data(),
+                                                         nX1 - nX0, nY1 - nY0, eBufType, 0, 0, nullptr)) != CE_None)
+                return CE_Failure;
+        }
+    return CE_None;
 }
 
 /* Through the temporary file's cache, where what was written may still be. */
@@ -169,6 +184,7 @@ CPLErr WriteBand::TransferBlock(GDALRWFlag eRWFlag, int nBlockXOff, int nBlockYO
     const int nX = nBlockXOff * nBlockXSize, nY = nBlockYOff * nBlockYSize;
     const int nW = std::min(nBlockXSize, nRasterXSize - nX), nH = std::min(nBlockYSize, nRasterYSize - nY);
     const GSpacing nBytes = GDALGetDataTypeSizeBytes(eDataType);
+    if (FillUntouched(eRWFlag, nX, nY, nW, nH) != CE_None) return CE_Failure;
     return m_poTemporary->RasterIO(eRWFlag, nX, nY, nW, nH, pImage, nW, nH, eDataType, nBytes,
                                    nBytes * nBlockXSize, nullptr);
 }
@@ -183,6 +199,7 @@ CPLErr WriteBand::IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize
                             GSpacing nLineSpace, GDALRasterIOExtraArg *psExtraArg)
 {
     GDALPamRasterBand::FlushCache(false); // as for the dataset
+    if (FillUntouched(eRWFlag, nXOff, nYOff, nXSize, nYSize) != CE_None) return CE_Failure;
     const CPLErr eErr = m_poTemporary->RasterIO(eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize,
                                                 nBufYSize, eBufType, nPixelSpace, nLineSpace, psExtraArg);
     return eRWFlag == GF_Write ? Owner()->Written(eErr) : eErr;
@@ -191,6 +208,7 @@ CPLErr WriteBand::IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize
 CPLErr WriteBand::Fill(double dfReal, double dfImaginary)
 {
     GDALPamRasterBand::FlushCache(false);
+    m_abTouched.assign(m_abTouched.size(), true);
     return Owner()->Written(m_poTemporary->Fill(dfReal, dfImaginary));
 }
 
@@ -223,16 +241,15 @@ NSVQ_CLOSE_DEFINE(WriteDataset)
 /* Blocks that were written through the cache, then what GeoTIFF holds back: a full disk shows here. */
 NSVQ_FLUSH_RESULT WriteDataset::FlushCache(bool bAtClosing)
 {
-    bool bNew = false;
+    const bool bBefore = m_bFailed;
     if (m_poTemporary) {
         CPLErrorStateBackuper oBackuper;
         CPLErrorReset();
         GDALPamDataset::FlushCache(bAtClosing);
         m_poTemporary->FlushCache(false);
-        bNew = !m_bFailed && CPLGetLastErrorType() == CE_Failure;
-        m_bFailed |= bNew;
+        m_bFailed |= CPLGetLastErrorType() == CE_Failure;
     }
-    if (bNew) // gdalwarp looks for the last error
+    if (m_bFailed && !bBefore) // gdalwarp looks for the last error
         CPLError(CE_Failure, CPLE_FileIO, "%s: not all could be written", m_osFilename.c_str());
     NSVQ_FLUSHED(m_bFailed ? CE_Failure : CE_None);
 }

@@ -211,7 +211,10 @@ def report(folder, files, args, cache):
         )
     for name, (mine, other) in totals.items():
         print(f"  NSVQ {percent(mine, other)} % beside {name} in total")
-    print(f"  means over {len(files)} files: writing {np.mean(writes):.1f} MB/s, reading {np.mean(reads):.1f} MB/s")
+    print(
+        f"  mean and least of {len(files)} files: writing {np.mean(writes):.1f} and {min(writes):.1f} MB/s,"
+        f" reading {np.mean(reads):.1f} and {min(reads):.1f} MB/s"
+    )
     print(f"  not below GeoTIFF: {', '.join(worst) or 'none'}")
 
 

@@ -210,16 +210,47 @@ def test_what_was_never_written_is_nodata(tmp_path):
         assert np.array_equal(ds.GetRasterBand(b).ReadAsArray(), want)
 
 
+def test_nodata_values_that_were_written_stay(tmp_path):
+    """A block of one band's nodata, zeros, and values written before their nodata changes."""
+    ds = create(tmp_path / "a.nsvq", 1100, 600, 3, gdal.GDT_Int16, "LOSSLESS=YES")
+    first, second, third = (ds.GetRasterBand(b + 1) for b in range(3))
+    second.WriteArray(np.zeros((512, 1024), np.int16))
+    third.WriteArray(np.full((600, 600), 5, np.int16))
+    third.SetNoDataValue(5)
+    ds.FlushCache()
+    third.SetNoDataValue(7)
+    first.SetNoDataValue(-9999)
+    first.WriteArray(np.full((512, 512), 77, np.int16))
+    second.SetNoDataValue(77)
+    assert first.ReadAsArray(600, 550, 2, 2).tolist() == [[-9999, -9999], [-9999, -9999]]
+    first = second = third = ds = None
+    ds = reopen(tmp_path / "a.nsvq")
+    want = [np.full((600, 1100), value, np.int16) for value in (-9999, 77, 7)]
+    want[0][:512, :512] = 77
+    want[1][:512, :1024] = 0
+    want[2][:, :512] = want[2][:, 512:600] = 5
+    want[2][:, 600:1024] = 0  # of blocks that were written when there was no nodata value
+    for b in range(3):
+        assert np.array_equal(ds.GetRasterBand(b + 1).ReadAsArray(), want[b]), b
+
+
 def test_overviews_asked_for_before_closing(tmp_path):
     ds = create(tmp_path / "a.nsvq", 1100, 600, 1, gdal.GDT_Byte, "LOSSLESS=YES", "OVERVIEWS=NONE")
     pixels = noise(1100, 600)
     ds.WriteArray(pixels)
-    assert ds.BuildOverviews("NEAREST", [2, 4]) == 0
+    with errors() as found:
+        assert ds.BuildOverviews("CUBIC", [2]) == 0 and ds.BuildOverviews("NEAREST", [2, 4]) == 0
+    assert [cls for cls, _, _ in found] == [gdal.CE_Warning]
     ds = None
     assert os.listdir(tmp_path) == ["a.nsvq"]
     ds = reopen(tmp_path / "a.nsvq")
     small = ds.GetRasterBand(1).GetOverview(0).ReadAsArray()
     assert small.shape == (300, 550) and np.isin(small[5, 5], pixels[0, 10:12, 10:12])
+    ds = create(tmp_path / "b.nsvq", 1100, 600)
+    assert ds.BuildOverviews("NONE", []) == 0
+    ds = None
+    ds = reopen(tmp_path / "b.nsvq")
+    assert ds.GetRasterBand(1).GetOverviewCount() == 0
 
 
 FULL_FLUSH = """

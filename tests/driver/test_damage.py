@@ -190,8 +190,10 @@ def test_damage_reaches_only_the_edges_of_lossy_neighbours():
         for y in range(0, 1536, 512):
             for x in range(0, 2560, 512):
                 window = (x + 64, y + 64, 384, 384)
+                gdal.ErrorReset()
                 with errors() as found:
                     got = ds.GetRasterBand(2).ReadAsArray(*window) if band_wise else ds.ReadAsArray(*window)
+                assert (gdal.GetLastErrorType() == gdal.CE_Failure) == (got is None)
                 if got is None:
                     assert failures(found)
                     broken.append((x, y))

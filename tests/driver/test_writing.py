@@ -138,7 +138,8 @@ def test_name_as_long_as_they_come(tmp_path):
 def test_into_an_archive(tmp_path, path):
     pixels = noise(300, 200)
     ds = reopen(copy(path % tmp_path, memory(pixels), "LOSSLESS=YES"))
-    assert np.array_equal(ds.ReadAsArray(), pixels[0]) and not [f for f in os.listdir(tmp_path) if "tmp" in f]
+    assert np.array_equal(ds.ReadAsArray(), pixels[0])
+    assert set(os.listdir(tmp_path)) <= {"a.nsvq.gz", "a.nsvq.gz.properties", "a.zip"}  # the second is GDAL's own
 
 
 @pytest.mark.parametrize("at", [0, 0.2, 0.6, 1])

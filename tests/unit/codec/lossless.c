@@ -321,7 +321,7 @@ static void moments_of_any_width(void **state)
     enum { N = 36 };
     static double rows[MAX_UNKNOWNS + 1][N], weight[N];
     const double *x[MAX_UNKNOWNS + 1];
-    moments got;
+    moments got, narrow;
     test_rng r = {11};
 
     (void)state;
@@ -333,12 +333,15 @@ static void moments_of_any_width(void **state)
     for (int n = 1; n <= MAX_UNKNOWNS + 1; n += n < 10 ? 1 : 13) {
         moments_clear(&got, n);
         moments_add(&got, x, weight, n, N);
+        moments_clear(&narrow, n);
+        moments_add_narrow(&narrow, x, weight, n, N);
         for (int i = 0; i < n; i++)
             for (int j = i; j < n; j++) {
                 double lane[LANES] = {0};
                 for (int k = 0; k < N; k++) lane[k % LANES] += rows[i][k] * weight[k] * rows[j][k];
                 double want = lane[0] + lane[1] + lane[2] + lane[3];
                 assert_memory_equal(&got.m[i][j], &want, sizeof want);
+                assert_memory_equal(&narrow.m[i][j], &want, sizeof want);
             }
     }
 }

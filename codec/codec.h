@@ -119,6 +119,7 @@ struct nsvq_file {
     size_t n_meta;
     _Atomic(page *) *pages; /* loaded on demand, each once */
     uint64_t max_gap;       /* bytes between two blocks that are read rather than skipped */
+    bool     any_size;      /* blocks may lie past the end: they are damaged ones */
     cache cache;
 };
 
@@ -143,8 +144,9 @@ uint32_t checksum(uint32_t seed, const void *bytes, size_t n); /* zlib's crc32 *
 
 /* Signature and version, then the size of the whole header. bytes: at least PREFIX_BYTES. */
 nsvq_status header_prefix(const uint8_t *bytes, uint32_t *header_bytes, nsvq_error *err);
+/* any_size: the file may have another size than it was written with, but holds the whole index. */
 nsvq_status header_parse(header *h, const uint8_t *bytes, uint32_t header_bytes,
-                         uint64_t file_size, nsvq_error *err);
+                         uint64_t file_size, bool any_size, nsvq_error *err);
 /* Appends the header to w, without seal; fills h's computed fields. */
 nsvq_status header_store(header *h, wr *w, nsvq_error *err);
 /* Writes the file's size and the checksum into the header that header_store() made. */

@@ -111,7 +111,7 @@ static nsvq_status read_front(nsvq_file *f, uint8_t **front, size_t *front_size,
         size = header_bytes;
     }
     *front_size = size;
-    return header_parse(&f->h, p, header_bytes, src->size, err);
+    return header_parse(&f->h, p, header_bytes, src->size, f->any_size, err);
 }
 
 static nsvq_status read_sections(nsvq_file *f, nsvq_error *err)
@@ -150,6 +150,7 @@ nsvq_status nsvq_open(nsvq_file **out, const nsvq_source *src, const nsvq_open_o
     }
     f->src = *src;
     f->max_gap = opt.max_gap ? opt.max_gap : 8192;
+    f->any_size = opt.any_size;
     if ((st = read_front(f, &front, &front_size, err)) != NSVQ_OK) goto done;
     f->pages = calloc((size_t)f->h.n_pages, sizeof *f->pages);
     if (!f->pages) {

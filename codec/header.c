@@ -36,7 +36,8 @@ void header_seal(wr *head, uint64_t file_size)
     put_le(head->p + head->size - SEAL_BYTES, checksum(0, head->p, head->size - SEAL_BYTES), SEAL_BYTES);
 }
 
-static nsvq_status check_seal(const uint8_t *bytes, uint32_t header_bytes, uint64_t file_size, nsvq_error *err)
+static nsvq_status check_seal(const uint8_t *bytes, uint32_t header_bytes, uint64_t file_size, bool any_size,
+                              nsvq_error *err)
 {
     uint32_t n = header_bytes - SEAL_BYTES;
     rd size = rd_over(bytes + SIZE_AT, 8), crc = rd_over(bytes + n, SEAL_BYTES);
@@ -44,7 +45,7 @@ static nsvq_status check_seal(const uint8_t *bytes, uint32_t header_bytes, uint6
 
     if (!same_checksum(rd_u32(&crc), checksum(0, bytes, n)))
         return fail(err, NSVQ_E_CORRUPT, 0, "header: checksum differs");
-    if (written != file_size)
+    if (written != file_size && !any_size)
         return fail(err, NSVQ_E_CORRUPT, SIZE_AT, "written with %llu bytes, now %llu: the file is cut or has grown",
                     (unsigned long long)written, (unsigned long long)file_size);
     return NSVQ_OK;
@@ -274,10 +275,10 @@ static nsvq_status parse_picture(header *h, rd *r, nsvq_error *err)
 }
 
 nsvq_status header_parse(header *h, const uint8_t *bytes, uint32_t header_bytes,
-                         uint64_t file_size, nsvq_error *err)
+                         uint64_t file_size, bool any_size, nsvq_error *err)
 {
     rd r = rd_over(bytes, header_bytes - SEAL_BYTES);
-    nsvq_status st = check_seal(bytes, header_bytes, file_size, err);
+    nsvq_status st = check_seal(bytes, header_bytes, file_size, any_size, err);
 
     *h = (header){0};
     if (st != NSVQ_OK) return st;

@@ -58,7 +58,7 @@ static nsvq_status page_parse(const nsvq_file *f, uint64_t i, const uint8_t *byt
         if (k % RUN_ENTRIES == 0) inside &= (next = rd_u64(&bases)) >= f->h.blocks_offset;
         p->start[k] = next;
         p->size[k] = rd_u32(&r);
-        inside &= add_u64(&next, next, p->size[k]) && next <= f->src.size;
+        inside &= add_u64(&next, next, p->size[k]) && (next <= f->src.size || f->any_size);
     }
     bool whole = same_checksum(rd_u32(&r), checksum(0, bytes, size - 4));
     if (!whole || !inside) {
@@ -137,5 +137,7 @@ nsvq_status index_locate(nsvq_file *f, uint64_t e, uint64_t *offset, uint32_t *s
     }
     *offset = p->start[k];
     *size = p->size[k];
+    if (*offset + *size > f->src.size)
+        return fail(err, NSVQ_E_CORRUPT, *offset, "block passes the end of the file");
     return NSVQ_OK;
 }

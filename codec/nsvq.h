@@ -140,6 +140,8 @@ typedef struct nsvq_open_options { /* in every field 0 = default */
     uint64_t          max_cache_bytes; /* of decoded latents, masks, exact samples; default 64 MiB */
     uint64_t          max_gap;         /* bytes between blocks that are read rather than skipped;
                                           default 8 KiB */
+    int               any_size;        /* 1: a file that was cut, or has grown, opens too if its index is whole;
+                                          blocks that it lacks are as damaged ones */
 } nsvq_open_options;
 
 /* How the bands of a group are coded. */

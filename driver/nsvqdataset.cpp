@@ -118,6 +118,7 @@ bool NSVQDataset::OpenFile(GDALOpenInfo *poOpenInfo, const nsvq_model *psModel)
     // Beside GDAL's cache of pixels; a mosaic opens hundreds of files.
     sOptions.max_cache_bytes = std::clamp<GUIntBig>(GDALGetCacheMax64() / 16, 1 << 20, 64 << 20);
     if (!m_poSource->IsLocal()) sOptions.max_gap = kRemoteGap;
+    sOptions.any_size = m_bTolerant;
     nsvq_error sError{UINT64_MAX, ""};
     nsvq_file *psFile = nullptr;
     const nsvq_status eStatus = nsvq_open(&psFile, &sSource, &sOptions, &sError);

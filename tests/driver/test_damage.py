@@ -150,6 +150,28 @@ def test_truncated_anywhere(good):
         gdal.Unlink(path)
 
 
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_rescue_of_a_file_that_was_cut(share):
+    """ON_ERROR=NODATA reads what is there; without the whole index there is nothing to read by."""
+    pixels = noise(1700, 1100, 3) | 1
+    path = copy("/vsimem/whole.nsvq", memory(pixels), "LOSSLESS=YES", "OVERVIEWS=NONE")
+    data = load(path)
+    gdal.FileFromMemBuffer("/vsimem/cut.nsvq", bytes(data[:int(len(data) * share)]))
+    ds = reopen("/vsimem/cut.nsvq", "ON_ERROR=NODATA")
+    with errors() as found:
+        got = ds.ReadAsArray()
+    assert [(cls, num) for cls, num, _ in found] == [(gdal.CE_Warning, gdal.CPLE_FileIO)]
+    there = (got != 0).all(0)
+    assert np.array_equal(got[:, there], pixels[:, there]) and share - 0.3 < there.mean() < share + 0.1
+    ds = None
+    gdal.FileFromMemBuffer("/vsimem/cut.nsvq", bytes(data[:60]))
+    with errors() as found:
+        assert gdal.OpenEx("/vsimem/cut.nsvq", gdal.OF_VERBOSE_ERROR, open_options=["ON_ERROR=NODATA"]) is None
+    assert failures(found)
+    gdal.Unlink("/vsimem/whole.nsvq")
+    gdal.Unlink("/vsimem/cut.nsvq")
+
+
 def test_random_bytes_after_the_signature(good):
     data, _ = good
     rng = np.random.default_rng(3)

@@ -117,7 +117,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     bytes b = {data, size};
     nsvq_source src = {.user = &b, .size = size, .read_at = read_bytes};
-    nsvq_open_options opt = {.struct_size = sizeof opt, .model = model(), .model_path = ""};
+    nsvq_open_options opt = {.struct_size = sizeof opt, .model = model(), .model_path = "", .any_size = size % 2};
     nsvq_info info = {.struct_size = sizeof info};
     nsvq_error err;
     nsvq_file *f;

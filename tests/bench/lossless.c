@@ -1,6 +1,6 @@
 /* lossless.c - the lossless layer on planes: nsvq-lossless TYPE BANDS HEIGHT WIDTH NODATA EFFORT
  * FILE FILE: raw samples [bands][height][width] in the host's byte order; NODATA: a number, nan, or
- * -. Prints: bytes of all blocks, number of blocks, seconds of encoding and of decoding. */
+ * -. Bands are split into groups as in files. Prints: bytes of all blocks, number of blocks, seconds of encoding and of decoding. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -66,21 +66,23 @@ int main(int argc, char **argv)
         return 1;
     }
     fclose(f);
-    enum { BLOCK = LOSSLESS_MAX_SIDE };
-    uint8_t *block = malloc(n_bands * BLOCK * BLOCK * bytes),
-            *back = malloc(n_bands * BLOCK * BLOCK * bytes);
+    enum { BLOCK = LOSSLESS_MAX_SIDE, GROUP = 32 };
+    size_t n_groups = (n_bands + GROUP - 1) / GROUP;
+    uint8_t *block = malloc(GROUP * BLOCK * BLOCK * bytes), *back = malloc(GROUP * BLOCK * BLOCK * bytes);
     nsvq_scratch *work = nsvq_scratch_create();
     double encode = 0, decode = 0, t;
     size_t size = 0, n_blocks = 0;
-    for (size_t y = 0; y < h; y += BLOCK)
+    for (size_t i = 0; i < (h + BLOCK - 1) / BLOCK * n_groups; i++)
         for (size_t x = 0; x < w; x += BLOCK, n_blocks++) {
+            size_t y = i / n_groups * BLOCK, g = i % n_groups;
+            size_t first = n_bands * g / n_groups, n = n_bands * (g + 1) / n_groups - first;
             size_t bh = h - y < BLOCK ? h - y : BLOCK, bw = w - x < BLOCK ? w - x : BLOCK;
-            lossless_shape s = {type, (uint32_t)n_bands, (uint32_t)bw, (uint32_t)bh};
+            lossless_shape s = {type, (uint32_t)n, (uint32_t)bw, (uint32_t)bh};
             wr out = {0};
-            for (size_t b = 0; b < n_bands; b++)
+            for (size_t b = 0; b < n; b++)
                 for (size_t r = 0; r < bh; r++)
                     memcpy(block + (b * bh + r) * bw * bytes,
-                           px + ((b * h + y + r) * w + x) * bytes, bw * bytes);
+                           px + (((first + b) * h + y + r) * w + x) * bytes, bw * bytes);
             t = now();
             int rc = lossless_encode(&out, work, block, &s, has_nodata ? nodata : NULL, effort);
             encode += now() - t;
@@ -89,7 +91,7 @@ int main(int argc, char **argv)
             t = now();
             rc = lossless_decode(work, back, &s, out.p, out.size);
             decode += now() - t;
-            if (rc || memcmp(back, block, n_bands * bh * bw * bytes)) {
+            if (rc || memcmp(back, block, n * bh * bw * bytes)) {
                 fprintf(stderr, "%s: block %zu,%zu does not come back (%d)\n", argv[7], x, y, rc);
                 return 1;
             }

@@ -271,11 +271,6 @@ code_repeat(bands *b, reader *r, int32_t *row, const int32_t *before, ptrdiff_t 
 
 /* ---- samples ---- */
 
-static inline int32_t clamp(int64_t v, int32_t low, int32_t high)
-{
-    return (int32_t)(v < low ? low : v > high ? high : v);
-}
-
 static inline __attribute__((always_inline)) void
 code_row(bands *b, uint32_t y, bool writing, bool wide, const uint8_t *mask, bool repeats)
 {

@@ -80,6 +80,11 @@ _Static_assert(SETS_MIN / 512 >= 2 * CELL, "the first cell of several sets is wh
  * several. False without memory. */
 bool bands_fit(bands *b, int effort);
 
+static inline int32_t clamp(int64_t v, int32_t low, int32_t high)
+{
+    return (int32_t)(v < low ? low : v > high ? high : v);
+}
+
 /* Margins of a row whose samples are known, and of what lies below the last. */
 static inline void close_row(const bands *b, int32_t *row, uint32_t y)
 {

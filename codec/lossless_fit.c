@@ -279,11 +279,10 @@ CLONES static void find_errors(const bands *b, bool wide, uint32_t y)
 
     bands_predict_row(b, wide, y);
     for (uint32_t x = 0; wide && x < w; x++) {
-        int64_t p = b->wide_sums[x] >> COEF_BITS;
-        p = p < low ? low : p > high ? high : p;
+        int32_t p = clamp(b->wide_sums[x] >> COEF_BITS, low, high);
         error[x] = (uint32_t)(row[x] > p ? row[x] - p : p - row[x]);
     }
-    for (uint32_t x = 0; !wide && x < w; x++) {
+    for (uint32_t x = 0; !wide && x < w; x++) { // never past 32 bits: twice as many at once
         int32_t p = sums[x] >> COEF_BITS;
         p = p < low ? low : p;
         p = p > high ? high : p;

@@ -292,16 +292,11 @@ CLONES static size_t find_ends(const uint64_t *key, const uint8_t *mask, size_t 
                                uint64_t *high)
 {
     int64_t least = INT64_MAX, most = INT64_MIN; // of keys with the top bit turned
-    size_t used = mask ? 0 : n;
+    size_t used = 0;
 
-    for (size_t i = 0; !mask && i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         int64_t k = (int64_t)(key[i] ^ UINT64_C(1) << 63);
-        least = k < least ? k : least;
-        most = k > most ? k : most;
-    }
-    for (size_t i = 0; mask && i < n; i++) {
-        int64_t k = (int64_t)(key[i] ^ UINT64_C(1) << 63);
-        if (mask[i]) continue;
+        if (mask && mask[i]) continue;
         least = k < least ? k : least;
         most = k > most ? k : most;
         used++;

@@ -266,16 +266,20 @@ class NSVQBand final : public GDALPamRasterBand
     {
         return static_cast<NSVQDataset *>(poDS);
     }
-    /* What an edit has set them to. False: nothing but the file's. */
-    bool GetEditedScaling(double &dfScale, double &dfOffset);
+    struct Scaling {
+        double dfScale, dfOffset;
+        bool bHasScale, bHasOffset;
+    };
+    Scaling GetScaling();
     CPLErr SetScaling(double dfScale, double dfOffset);
     // Of an overview's band: that of the full resolution, which knows all but the pixels.
     NSVQBand *Base() const;
 
     int m_iGroup;
     GDALColorInterp m_eColorInterp = GCI_Undefined;
-    bool m_bHasNoData = false, m_bHasScale = false, m_bHasOffset = false;
-    double m_dfNoData = 0, m_dfScale = 1, m_dfOffset = 0;
+    bool m_bHasNoData = false;
+    double m_dfNoData = 0;
+    Scaling m_oScaling{1, 0, false, false};
     uint64_t m_nNoData = 0; // of the types of 64 bits, whose values doubles do not hold
     std::string m_osUnit{};
     CPLStringList m_aosCategories{};

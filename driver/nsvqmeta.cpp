@@ -227,10 +227,10 @@ void NSVQDataset::LoadRecord(const nsvq_meta &sMeta)
             GetDoubles(sMeta, &poBand->m_dfNoData, 1);
         break;
     case NSVQ_META_SCALE:
-        if (poBand) poBand->m_bHasScale = GetDoubles(sMeta, &poBand->m_dfScale, 1);
+        if (poBand) poBand->m_oScaling.bHasScale = GetDoubles(sMeta, &poBand->m_oScaling.dfScale, 1);
         break;
     case NSVQ_META_OFFSET:
-        if (poBand) poBand->m_bHasOffset = GetDoubles(sMeta, &poBand->m_dfOffset, 1);
+        if (poBand) poBand->m_oScaling.bHasOffset = GetDoubles(sMeta, &poBand->m_oScaling.dfOffset, 1);
         break;
     case NSVQ_META_UNIT:
         if (poBand) poBand->m_osUnit = osText;
@@ -345,44 +345,36 @@ GDALColorInterp NSVQBand::GetColorInterpretation()
     return eInterp != GCI_Undefined ? eInterp : m_eColorInterp;
 }
 
-/* An edit's value from PAM, else the file's. */
-#define NSVQ_GET_DOUBLE(getter, has, value)                                                        \
-    double NSVQBand::getter(int *pbSuccess)                                                        \
-    {                                                                                              \
-        if (Base()) return Base()->getter(pbSuccess);                                              \
-        int bFromPam = FALSE;                                                                      \
-        const double dfPam = GDALPamRasterBand::getter(&bFromPam);                                 \
-        if (pbSuccess) *pbSuccess = bFromPam || has;                                               \
-        return !bFromPam && has ? value : dfPam;                                                   \
-    }
-NSVQ_GET_DOUBLE(GetNoDataValue, m_bHasNoData, m_dfNoData)
-#undef NSVQ_GET_DOUBLE
-
-// Whatever an .aux.xml holds, PAM then says that scale and offset are set, to 1 and 0 if nothing is.
-bool NSVQBand::GetEditedScaling(double &dfScale, double &dfOffset)
+double NSVQBand::GetNoDataValue(int *pbSuccess)
 {
-    int bScale = FALSE, bOffset = FALSE;
-    dfScale = GDALPamRasterBand::GetScale(&bScale);
-    dfOffset = GDALPamRasterBand::GetOffset(&bOffset);
-    return (bScale || bOffset) && (dfScale != 1 || dfOffset != 0);
+    if (Base()) return Base()->GetNoDataValue(pbSuccess);
+    int bFromPam = FALSE;
+    const double dfPam = GDALPamRasterBand::GetNoDataValue(&bFromPam);
+    if (pbSuccess) *pbSuccess = bFromPam || m_bHasNoData;
+    return !bFromPam && m_bHasNoData ? m_dfNoData : dfPam;
+}
+
+/* What an edit has set them to, else the file's. Whatever an .aux.xml holds, PAM then says that both are set, to 1
+ * and 0 if nothing is. */
+NSVQBand::Scaling NSVQBand::GetScaling()
+{
+    if (Base()) return Base()->GetScaling();
+    const Scaling oEdited{GDALPamRasterBand::GetScale(), GDALPamRasterBand::GetOffset(), true, true};
+    return oEdited.dfScale != 1 || oEdited.dfOffset != 0 ? oEdited : m_oScaling;
 }
 
 double NSVQBand::GetScale(int *pbSuccess)
 {
-    if (Base()) return Base()->GetScale(pbSuccess);
-    double dfScale, dfOffset;
-    const bool bEdited = GetEditedScaling(dfScale, dfOffset);
-    if (pbSuccess) *pbSuccess = bEdited || m_bHasScale;
-    return bEdited ? dfScale : m_dfScale;
+    const Scaling oScaling = GetScaling();
+    if (pbSuccess) *pbSuccess = oScaling.bHasScale;
+    return oScaling.dfScale;
 }
 
 double NSVQBand::GetOffset(int *pbSuccess)
 {
-    if (Base()) return Base()->GetOffset(pbSuccess);
-    double dfScale, dfOffset;
-    const bool bEdited = GetEditedScaling(dfScale, dfOffset);
-    if (pbSuccess) *pbSuccess = bEdited || m_bHasOffset;
-    return bEdited ? dfOffset : m_dfOffset;
+    const Scaling oScaling = GetScaling();
+    if (pbSuccess) *pbSuccess = oScaling.bHasOffset;
+    return oScaling.dfOffset;
 }
 
 int64_t NSVQBand::GetNoDataValueAsInt64(int *pbSuccess)
@@ -463,7 +455,7 @@ CPLErr NSVQBand::DeleteNoDataValue()
 // PAM stores scale and offset together, so an edit of one takes the file's other along; 1 and 0 are none.
 CPLErr NSVQBand::SetScaling(double dfScale, double dfOffset)
 {
-    if (Base() || (dfScale == 1 && dfOffset == 0 && (m_dfScale != 1 || m_dfOffset != 0)))
+    if (Base() || (dfScale == 1 && dfOffset == 0 && (m_oScaling.dfScale != 1 || m_oScaling.dfOffset != 0)))
         return CannotRemove("a scale or an offset");
     const CPLErr eErr = GDALPamRasterBand::SetScale(dfScale);
     return eErr == CE_None ? GDALPamRasterBand::SetOffset(dfOffset) : eErr;

@@ -27,9 +27,13 @@ class WriteBand final : public GDALPamRasterBand
                      GSpacing nLineSpace, GDALRasterIOExtraArg *psExtraArg) override;
     CPLErr Fill(double dfReal, double dfImaginary) override;
     CPLErr FlushCache(bool bAtClosing) override;
-    /* Before pixels of a window are read or written: what was never written is nodata, as in other formats. The
-     * temporary file must not know of it: GeoTIFF has but one nodata value, and leaves out blocks that consist of it. */
-    CPLErr FillUntouched(GDALRWFlag eRWFlag, int nX, int nY, int nW, int nH);
+    /* Before the temporary file is read or written past this band's own blocks, which statistics come by and which are
+     * older or newer than what it holds. */
+    CPLErr Settle(GDALRWFlag eRWFlag, int nX, int nY, int nW, int nH)
+    {
+        GDALPamRasterBand::FlushCache(false);
+        return FillUntouched(eRWFlag, nX, nY, nW, nH);
+    }
     bool IsMaskBand() const override
     {
         return m_poTemporary->IsMaskBand();
@@ -58,6 +62,9 @@ class WriteBand final : public GDALPamRasterBand
 
   private:
     WriteDataset *Owner() const;
+    /* Before pixels of a window are read or written: what was never written is nodata, as in other formats. The
+     * temporary file must not know of it: GeoTIFF has but one nodata value, and leaves out blocks that consist of it. */
+    CPLErr FillUntouched(GDALRWFlag eRWFlag, int nX, int nY, int nW, int nH);
     CPLErr TransferBlock(GDALRWFlag eRWFlag, int nBlockXOff, int nBlockYOff, void *pImage);
 
     GDALRasterBand *m_poTemporary; // its dataset's
@@ -77,12 +84,10 @@ class WriteDataset final : public GDALPamDataset
                      BANDMAP_TYPE panBandMap, GSpacing nPixelSpace, GSpacing nLineSpace,
                      GSpacing nBandSpace, GDALRasterIOExtraArg *psExtraArg) override
     {
-        // Blocks of the bands' own, which statistics come by, are older or newer than the temporary file's.
-        for (int i = 0; i < nBandCount; i++) {
-            WriteBand *poBand = static_cast<WriteBand *>(GetRasterBand(panBandMap[i]));
-            poBand->FlushCache(false);
-            if (poBand->FillUntouched(eRWFlag, nXOff, nYOff, nXSize, nYSize) != CE_None) return CE_Failure;
-        }
+        for (int i = 0; i < nBandCount; i++)
+            if (static_cast<WriteBand *>(GetRasterBand(panBandMap[i]))
+                    ->Settle(eRWFlag, nXOff, nYOff, nXSize, nYSize) != CE_None)
+                return CE_Failure;
         const CPLErr eErr = m_poTemporary->RasterIO(
             eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize, nBufYSize, eBufType, nBandCount,
             panBandMap, nPixelSpace, nLineSpace, nBandSpace, psExtraArg);
@@ -198,8 +203,7 @@ CPLErr WriteBand::IRasterIO(GDALRWFlag eRWFlag, int nXOff, int nYOff, int nXSize
                             int nBufXSize, int nBufYSize, GDALDataType eBufType, GSpacing nPixelSpace,
                             GSpacing nLineSpace, GDALRasterIOExtraArg *psExtraArg)
 {
-    GDALPamRasterBand::FlushCache(false); // as for the dataset
-    if (FillUntouched(eRWFlag, nXOff, nYOff, nXSize, nYSize) != CE_None) return CE_Failure;
+    if (Settle(eRWFlag, nXOff, nYOff, nXSize, nYSize) != CE_None) return CE_Failure;
     const CPLErr eErr = m_poTemporary->RasterIO(eRWFlag, nXOff, nYOff, nXSize, nYSize, pData, nBufXSize,
                                                 nBufYSize, eBufType, nPixelSpace, nLineSpace, psExtraArg);
     return eRWFlag == GF_Write ? Owner()->Written(eErr) : eErr;

@@ -1,6 +1,7 @@
 /* lossless.c - the lossless layer on planes: nsvq-lossless TYPE BANDS HEIGHT WIDTH NODATA EFFORT
  * FILE FILE: raw samples [bands][height][width] in the host's byte order; NODATA: a number, nan, or
- * -. Bands are split into groups as in files. Prints: bytes of all blocks, number of blocks, seconds of encoding and of decoding. */
+ * -. Bands are split into groups as in files. Prints: bytes of all blocks, number of blocks, seconds of
+ * encoding and of decoding. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -67,7 +68,7 @@ int main(int argc, char **argv)
     }
     fclose(f);
     enum { BLOCK = LOSSLESS_MAX_SIDE, GROUP = 32 };
-    size_t n_groups = (n_bands + GROUP - 1) / GROUP;
+    size_t n_groups = (n_bands + GROUP - 1) / GROUP, per = (n_bands + n_groups - 1) / n_groups;
     uint8_t *block = malloc(GROUP * BLOCK * BLOCK * bytes), *back = malloc(GROUP * BLOCK * BLOCK * bytes);
     nsvq_scratch *work = nsvq_scratch_create();
     double encode = 0, decode = 0, t;
@@ -75,7 +76,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < (h + BLOCK - 1) / BLOCK * n_groups; i++)
         for (size_t x = 0; x < w; x += BLOCK, n_blocks++) {
             size_t y = i / n_groups * BLOCK, g = i % n_groups;
-            size_t first = n_bands * g / n_groups, n = n_bands * (g + 1) / n_groups - first;
+            size_t first = g * per, n = n_bands - first < per ? n_bands - first : per;
             size_t bh = h - y < BLOCK ? h - y : BLOCK, bw = w - x < BLOCK ? w - x : BLOCK;
             lossless_shape s = {type, (uint32_t)n, (uint32_t)bw, (uint32_t)bh};
             wr out = {0};

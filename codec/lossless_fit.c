@@ -155,34 +155,51 @@ static void refine(fitting *f)
 
 /* ---- scales ---- */
 
-/* Features of the scale of row y, the constant first, then the magnitude itself. */
+/* Magnitudes around those of row y: of this band, of the one before and of the one before that. */
+typedef struct surroundings {
+    const uint16_t *m, *up, *up2, *p, *p0, *p1, *q, *q0, *q1;
+} surroundings;
+
+static surroundings surroundings_of(const bands *b, uint32_t y)
+{
+    const uint16_t *m = b->magnitude[0] + (ptrdiff_t)y * b->stride, *p = b->magnitude[1] + (ptrdiff_t)y * b->stride,
+                   *q = b->magnitude[2] + (ptrdiff_t)y * b->stride;
+
+    return (surroundings){m, m - b->stride, m - 2 * b->stride, p, p - b->stride, p + b->stride,
+                          q, q - b->stride, q + b->stride};
+}
+
+/* Features of the scale of sample x, the constant first, then the magnitude itself. */
+static inline __attribute__((always_inline)) void features(double f[N_SCALES + 1], const surroundings *s, ptrdiff_t x)
+{
+    const uint16_t *m = s->m, *up = s->up, *up2 = s->up2, *p = s->p, *q = s->q;
+
+    f[0] = 1;
+    f[1] = m[x - 1];
+    f[2] = up[x];
+    f[3] = up[x + 1];
+    f[4] = up[x - 1];
+    f[5] = m[x - 2];
+    f[6] = up2[x];
+    f[7] = p[x];
+    f[8] = (p[x - 1] + p[x + 1] + s->p0[x] + s->p1[x]) * 0.25;
+    f[9] = q[x];
+    f[10] = (up[x - 2] + up[x + 2]) * 0.5;
+    f[11] = (up2[x - 1] + up2[x + 1]) * 0.5;
+    f[12] = (q[x - 1] + q[x + 1] + s->q0[x] + s->q1[x]) * 0.25;
+    f[13] = m[x];
+}
+
 CLONES static void scale_features(const fitting *f, uint32_t y)
 {
-    const bands *b = f->b;
-    const uint16_t *m = b->magnitude[0] + (ptrdiff_t)y * b->stride, *up = m - b->stride,
-                   *up2 = up - b->stride;
-    const uint16_t *p = b->magnitude[1] + (ptrdiff_t)y * b->stride;
-    const uint16_t *q = b->magnitude[2] + (ptrdiff_t)y * b->stride;
-    const uint16_t *from[N_SCALES + 1] = {NULL, m - 1, up, up + 1, up - 1, m - 2, up2,
-                                          p,    NULL,  q,  NULL,   NULL,   NULL,  m};
+    const surroundings s = surroundings_of(f->b, y);
+    double *restrict rows = f->rows;
+    ptrdiff_t w = f->b->w, pitch = (ptrdiff_t)f->pitch;
 
-    for (int i = 0; i <= N_SCALES; i++) {
-        double *out = f->rows + (size_t)i * f->pitch;
-        if (i == 0)
-            for (uint32_t x = 0; x < b->w; x++) out[x] = 1;
-        else if (i == 8)
-            for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++)
-                out[x] = (p[x - 1] + p[x + 1] + p[x - b->stride] + p[x + b->stride]) * 0.25;
-        else if (i == 10)
-            for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++) out[x] = (up[x - 2] + up[x + 2]) * 0.5;
-        else if (i == 11)
-            for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++)
-                out[x] = (up2[x - 1] + up2[x + 1]) * 0.5;
-        else if (i == 12)
-            for (ptrdiff_t x = 0; x < (ptrdiff_t)b->w; x++)
-                out[x] = (q[x - 1] + q[x + 1] + q[x - b->stride] + q[x + b->stride]) * 0.25;
-        else
-            for (uint32_t x = 0; x < b->w; x++) out[x] = from[i][x];
+    for (ptrdiff_t x = 0; x < w; x++) {
+        double each[N_SCALES + 1];
+        features(each, &s, x);
+        for (int i = 0; i <= N_SCALES; i++) rows[i * pitch + x] = each[i];
     }
 }
 
@@ -192,27 +209,16 @@ CLONES static void set_weights(fitting *f, const double *scale, uint32_t y, bool
 {
     const bands *b = f->b;
     const uint8_t *skip = b->skip ? b->skip + (size_t)y * b->w : NULL;
-    const uint16_t *m = b->magnitude[0] + (ptrdiff_t)y * b->stride, *up = m - b->stride,
-                   *up2 = up - b->stride;
-    const uint16_t *p = b->magnitude[1] + (ptrdiff_t)y * b->stride, *p0 = p - b->stride,
-                   *p1 = p + b->stride;
-    const uint16_t *q = b->magnitude[2] + (ptrdiff_t)y * b->stride, *q0 = q - b->stride,
-                   *q1 = q + b->stride;
+    const surroundings s = surroundings_of(b, y);
     double *restrict weight = f->weight, k[N_SCALES], reach = robust ? 0.5 : 0;
     ptrdiff_t w = b->w;
 
     memcpy(k, scale, sizeof k);
     for (ptrdiff_t x = 0; x < w; x++) {
-        double s = 0.2 + k[0] + k[1] * m[x - 1] + k[2] * up[x] + k[3] * up[x + 1] +
-                   k[4] * up[x - 1] + k[5] * m[x - 2] + k[6] * up2[x];
-        weight[x] = s + k[10] * ((up[x - 2] + up[x + 2]) * 0.5) +
-                    k[11] * ((up2[x - 1] + up2[x + 1]) * 0.5);
-    }
-    for (ptrdiff_t x = 0; b->band && x < w; x++)
-        weight[x] += k[7] * p[x] + k[8] * ((p[x - 1] + p[x + 1] + p0[x] + p1[x]) * 0.25) +
-                     k[9] * q[x] + k[12] * ((q[x - 1] + q[x + 1] + q0[x] + q1[x]) * 0.25);
-    for (ptrdiff_t x = 0; x < w; x++) {
-        double usual = weight[x], far = m[x] * reach;
+        double each[N_SCALES + 1], usual = 0.2, far;
+        features(each, &s, x);
+        for (int i = 0; i < N_SCALES; i++) usual += k[i] * each[i];
+        far = each[N_SCALES] * reach;
         weight[x] = 1 / (usual * (usual > far ? usual : far));
     }
     for (ptrdiff_t x = 0; skip && x < w; x++) weight[x] = skip[x] ? 0 : weight[x];

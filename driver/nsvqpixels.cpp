@@ -340,7 +340,7 @@ static void CPL_STDCALL KeepMessage(CPLErr eErr, CPLErrorNum nNumber, const char
     static_cast<std::vector<Message> *>(CPLGetErrorHandlerUserData())->push_back({eErr, nNumber, pszText});
 }
 
-/* The cache takes whole blocks. Damage in a neighbour reaches but 64 pixels into a lossy one: a window
+/* The cache takes whole blocks. Damage in a neighbour reaches but the edge of a lossy one: a window
  * that it does not reach is then read alone. */
 template <class Cached>
 CPLErr NSVQDataset::ReadAround(Cached ReadCached, const Window &oWin, int nBandCount,

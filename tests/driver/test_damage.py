@@ -199,7 +199,7 @@ def test_identify_reads_the_signature_only():
 
 
 def test_damage_reaches_only_the_edges_of_lossy_neighbours():
-    """Windows of any block but the damaged one, 64 pixels away from it, are read, without a word."""
+    """Windows of any block but the damaged one, 64 pixels away from it (the reach at this quality), are read, without a word."""
     source = memory(picture(2560, 1536))
     path = copy("/vsimem/lossy.nsvq", source, "OVERVIEWS=NONE", "EFFORT=1")
     ds = reopen(path)
